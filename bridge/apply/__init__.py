@@ -1,0 +1,1 @@
+"""Changes of other nodes into the kernel's maps."""

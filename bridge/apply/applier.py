@@ -1,0 +1,202 @@
+"""The writer thread: messages from the inbox are judged, folded and written, map by map.
+
+It is a thread of its own that makes no network calls, so that whoever captures can tell its writes
+from everybody else's. Judgement happens here, at the last moment before the writes, under the lock
+that capture of the same map takes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.latency import DelayHistogram
+from bridge.apply.writer import ApplyError, MapWriter, SizesDifferError
+from bridge.core.replica import Replica, Verdict
+from bridge.errors import BridgeError
+from bridge.model import Delta, DeltaBatch
+
+_IDLE_SECONDS = 0.5
+
+
+@dataclass(slots=True)
+class ApplyCounters:
+    """What was applied to one map; every number only grows, but ``sequence`` and the lag."""
+
+    sequence: int = 0  # stream sequence up to which all writes are finished
+    messages: int = 0
+    changes: int = 0  # foreign changes judged
+    updated: int = 0
+    deleted: int = 0
+    absent: int = 0
+    refused: int = 0
+    superseded: int = 0
+    duplicates: int = 0
+    missed: int = 0
+    rejected: int = 0  # messages not applied: sizes differ, or the kernel refused the write
+    retries: int = 0
+    lag_seconds: float = 0.0  # age of the newest change of the last batch when it was in the map
+
+
+@dataclass(slots=True)
+class ApplyTarget:
+    """A map that the writer thread serves. ``lock`` is shared with the map's capture."""
+
+    name: str
+    replica: Replica
+    writer: MapWriter
+    lock: threading.Lock
+    counters: ApplyCounters = field(default_factory=ApplyCounters)
+    delays: DelayHistogram = field(default_factory=DelayHistogram)
+
+
+class Applier:
+    """Owns the writer thread. ``report`` gets each distinct trouble of a map once."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        *,
+        report: Callable[[str, BridgeError], None],
+        on_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._inbox = inbox
+        self._report = report
+        self._on_start = on_start
+        self._targets: dict[str, ApplyTarget] = {}
+        self._reported: set[tuple[str, str]] = set()
+        self._failure: BaseException | None = None
+        self._started = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="applier", daemon=True)
+
+    def add(self, target: ApplyTarget) -> None:
+        self._targets[target.name] = target
+
+    def remove(self, name: str) -> None:
+        self._targets.pop(name, None)
+
+    def start(self, timeout: float = 30.0) -> None:
+        """Returns when ``on_start`` has run in the thread; raises what it raised."""
+        self._thread.start()
+        if not self._started.wait(timeout):
+            raise BridgeError("writer thread: did not start in time")
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self, timeout: float) -> bool:
+        """Finish what the inbox holds; whether it was finished in ``timeout`` seconds."""
+        self._inbox.close()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the thread, if anything did."""
+        return self._failure
+
+    def _run(self) -> None:
+        try:
+            self._on_start()
+            self._started.set()
+            while True:
+                taken = self._inbox.take(_IDLE_SECONDS)
+                if taken is not None:
+                    self._apply(*taken)
+                elif self._inbox.closed:
+                    return
+        except BaseException as failure:
+            self._failure = failure
+            self._started.set()
+
+    def _apply(self, name: str, arrivals: Sequence[Arrival]) -> None:
+        target = self._targets.get(name)
+        if target is None:  # the map went away while its messages waited
+            return
+        deltas = self._fitting(target, arrivals)
+        with target.lock:
+            verdict = target.replica.judge(deltas)
+        if verdict.writes is not None:
+            self._write(target, verdict)
+        self._count(target, arrivals, verdict)
+        if deltas and verdict.changes:
+            _measure(target, deltas)
+
+    def _fitting(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> list[Delta]:
+        """Messages whose sizes are the map's; the others are counted and named once."""
+        fitting = []
+        for arrival in arrivals:
+            delta = arrival.delta
+            try:
+                target.writer.check_sizes(
+                    f"node {delta.origin.node}", delta.batch.key_size, delta.batch.value_size
+                )
+            except SizesDifferError as error:
+                target.counters.rejected += 1
+                self._report_once(target.name, error)
+            else:
+                fitting.append(delta)
+        return fitting
+
+    def _write(self, target: ApplyTarget, verdict: Verdict) -> None:
+        assert verdict.writes is not None
+        try:
+            written = target.writer.write(verdict.writes)
+        except ApplyError as error:
+            target.counters.rejected += 1
+            self._report_once(target.name, error)
+            return
+        finally:
+            if verdict.touch is not None:
+                with target.lock:
+                    verdict.touch.end = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+        counters = target.counters
+        counters.updated += written.updated
+        counters.deleted += written.deleted
+        counters.absent += written.absent
+        counters.retries += written.retries
+        counters.refused += written.refused
+        if written.refused:
+            self._report_once(target.name, _full(target))
+
+    def _count(self, target: ApplyTarget, arrivals: Sequence[Arrival], verdict: Verdict) -> None:
+        counters = target.counters
+        counters.messages += len(arrivals)
+        counters.changes += verdict.changes
+        counters.superseded += verdict.superseded
+        counters.duplicates += verdict.duplicates
+        counters.missed += verdict.missed
+        counters.sequence = arrivals[-1].sequence
+
+    def _report_once(self, name: str, error: BridgeError) -> None:
+        if (name, str(error)) not in self._reported:
+            self._reported.add((name, str(error)))
+            self._report(name, error)
+
+
+def _full(target: ApplyTarget) -> BridgeError:
+    return BridgeError(
+        f"map {target.name}: full, updates of other nodes were refused",
+        hint="give the map at least the max_entries that it has on the other nodes",
+    )
+
+
+def _measure(target: ApplyTarget, deltas: Sequence[Delta]) -> None:
+    """Ages of the changes, from the sender's kernel time by way of both real-time clocks."""
+    now = time.clock_gettime_ns(time.CLOCK_REALTIME)
+    for delta in deltas:
+        if delta.origin != target.replica.origin:
+            target.delays.add(_ages(delta.batch, delta.clock_offset, now))
+    newest = deltas[-1]
+    age = now - int(newest.batch.left[-1]) - newest.clock_offset
+    target.counters.lag_seconds = max(age, 0) / 1e9
+
+
+def _ages(
+    batch: DeltaBatch, clock_offset: int, now: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    return now - clock_offset - batch.left.astype(np.int64)

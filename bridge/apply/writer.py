@@ -1,0 +1,143 @@
+"""One folded batch into one map: a delete batch, then an update batch.
+
+Within a folded batch each key occurs once, so the two system calls commute; deletes go first to
+make room in a map that is nearly full. The kernel stops a batch at its first failure and says how
+many were done: an absent key is stepped over, a busy bucket is tried again, a full map refuses the
+key, and everything behind it still goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from bridge.errors import BridgeError
+from bridge.model import U8, DeltaBatch, MapInfo, Op
+
+BUSY_TRIES_MAX = 1_000
+BUSY_PAUSE_SECONDS = 0.0005
+
+
+class BatchOutcome(Protocol):
+    """What one batch command answered. Twin: ``bridge.kernel.maps.BatchOutcome``."""
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def errno(self) -> int: ...
+
+
+class BatchTarget(Protocol):
+    """The part of a kernel map that the writer needs."""
+
+    @property
+    def info(self) -> MapInfo: ...
+    def update_batch(self, keys: U8, values: U8, flags: int = 0) -> BatchOutcome: ...
+    def delete_batch(self, keys: U8) -> BatchOutcome: ...
+
+
+class SizesDifferError(BridgeError):
+    """The sender's map and ours have other sizes: nothing of it is written."""
+
+
+class ApplyError(BridgeError):
+    """The kernel refused a write for a reason that waiting does not mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a batch."""
+
+    updated: int = 0
+    deleted: int = 0
+    absent: int = 0  # deletes of keys that were not there
+    refused: int = 0  # updates that found the map full
+    retries: int = 0  # calls repeated because a bucket was busy
+
+
+@dataclass(slots=True)
+class _Tally:
+    done: int = 0
+    skipped: int = 0
+    retries: int = 0
+
+
+class MapWriter:
+    """Writes batches into one map, in the calling thread."""
+
+    __slots__ = ("_map",)
+
+    def __init__(self, target: BatchTarget) -> None:
+        self._map = target
+
+    def check_sizes(self, sender: str, key_size: int, value_size: int) -> None:
+        """Refuse a sender whose sizes differ, naming both sides."""
+        info = self._map.info
+        if (key_size, value_size) != (info.key_size, info.value_size):
+            raise SizesDifferError(
+                f"map {info.name} (id {info.id}): sizes differ (here key {info.key_size} and value "
+                f"{info.value_size} bytes, from {sender} key {key_size} and value {value_size})",
+                hint="load the same version of the program on both nodes",
+            )
+
+    def write(self, batch: DeltaBatch) -> Written:
+        """Apply a folded batch (each key once)."""
+        updates = batch.ops == Op.UPDATE
+        updated = deleted = _Tally()
+        if not updates.all():
+            keys = np.ascontiguousarray(batch.keys[batch.ops == Op.DELETE])
+            deleted = self._run(
+                len(keys), errno.ENOENT, lambda at: self._map.delete_batch(keys[at:])
+            )
+        if updates.any():
+            whole = bool(updates.all())
+            keys_in = np.ascontiguousarray(batch.keys if whole else batch.keys[updates])
+            values = np.ascontiguousarray(batch.values if whole else batch.values[updates])
+            updated = self._run(
+                len(keys_in),
+                errno.E2BIG,
+                lambda at: self._map.update_batch(keys_in[at:], values[at:]),
+            )
+        return Written(
+            updated.done,
+            deleted.done,
+            deleted.skipped,
+            updated.skipped,
+            deleted.retries + updated.retries,
+        )
+
+    def _run(self, n: int, skip: int, call: Callable[[int], BatchOutcome]) -> _Tally:
+        """Call until all ``n`` rows are done, stepping over rows that fail with ``skip``."""
+        tally = _Tally()
+        at = busy = 0
+        while at < n:
+            outcome = call(at)
+            at += outcome.done
+            tally.done += outcome.done
+            busy = 0 if outcome.done else busy
+            if outcome.errno == 0:
+                continue
+            if outcome.errno == skip:
+                tally.skipped += 1
+                at += 1
+            elif outcome.errno in (errno.EBUSY, errno.EAGAIN, errno.EINTR):
+                busy += 1
+                tally.retries += 1
+                if busy > BUSY_TRIES_MAX:
+                    raise self._refused(outcome.errno)
+                time.sleep(BUSY_PAUSE_SECONDS if busy > 10 else 0)
+            else:
+                raise self._refused(outcome.errno)
+        return tally
+
+    def _refused(self, code: int) -> ApplyError:
+        info = self._map.info
+        return ApplyError(
+            f"map {info.name} (id {info.id}): write refused ({errno.errorcode.get(code, code)})",
+            hint="see whether the map is frozen or was created read-only",
+        )

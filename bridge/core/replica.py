@@ -1,0 +1,199 @@
+"""The judge of one map: which changes of the stream are written, which are our own.
+
+Invariant: the order of the stream decides. An own change is *pending* from the moment it is
+captured until its message has come back; while a key is pending, changes of others on it are
+skipped, because the own one comes later in the stream and wins everywhere. A key is *dirty* when a
+foreign write and an own change of it overlapped, so that nobody knows which of them the kernel
+kept: when the own message comes back its value is written again. So when writing stops and the
+stream is drained, every replica equals the fold of the stream.
+
+Judgement happens only in ``judge``, at the hand-over to the writer, and is atomic with ``capture``:
+the owner of a ``Replica`` calls both under one lock. While nothing is pending and no key is dirty,
+a batch passes without any work per key.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.core.fingerprints import Differences, Fingerprints
+from bridge.core.keys import KeySet, last_rows
+from bridge.core.origins import OriginTracker
+from bridge.core.touches import Touch, Touches
+from bridge.model import U8, Delta, DeltaBatch, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    last_sequence: int
+    keys: U8
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``writes``: the last change per key, to be written now; set ``touch.end`` afterwards."""
+
+    writes: DeltaBatch | None
+    touch: Touch | None
+    changes: int  # foreign changes judged
+    superseded: int  # of these, skipped for a pending own change
+    duplicates: int  # seen before
+    missed: int  # jumped over by an origin's sequence
+
+
+class Replica:
+    """State of one map on one node. ``origin`` names this node's changes of this start."""
+
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        publishes: bool,
+        applies: bool,
+        fingerprints: Fingerprints | None = None,  # only where scans are compared with the fold
+    ) -> None:
+        self.origin = origin
+        self.captured = 0  # own changes so far: the last own sequence
+        self._publishes = publishes
+        self._applies = applies
+        self._fingerprints = fingerprints
+        self._pending: deque[_Pending] = deque()
+        self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
+        self._dirty: set[bytes] = set()
+        self._touches = Touches()
+        self._origins = OriginTracker()
+        self._scan_began: int | None = None
+
+    @property
+    def pending_rows(self) -> int:
+        return sum(len(p.keys) for p in self._pending)
+
+    @property
+    def dirty_keys(self) -> int:
+        return len(self._dirty)
+
+    def capture(self, batch: DeltaBatch) -> None:
+        """Own changes, in the order in which they will be published."""
+        self.captured += len(batch)
+        if self._fingerprints is not None:
+            self._fingerprints.note(batch)
+        if not self._applies or not len(batch):
+            return
+        self._pending.append(_Pending(self.captured, batch.keys))
+        self._pending_keys = None
+        doubtful = self._touches.doubts(batch.keys, batch.entered)
+        if doubtful is not None or self._dirty:
+            self._mark(batch.keys, doubtful)
+
+    def begin_scan(self, now: int) -> None:
+        """The map is about to be read. At most one scan is open; ``compare`` ends it."""
+        self._scan_began = now
+
+    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
+        """What the open scan found beyond the fold.
+
+        The differences count as own changes from now on: hand them to ``capture`` in any case.
+        """
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        assert self._scan_began is not None, "no scan is open"
+        doubtful = self._touches.since(self._scan_began)
+        self._scan_began = None
+        return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
+
+    def end_comparing(self) -> None:
+        """No scan will be compared any more: free what that needed."""
+        self._scan_began = None
+        self._fingerprints = None
+
+    def forget(self, watermark: int) -> None:
+        """No record of an operation that began at or before ``watermark`` will arrive any more."""
+        if self._scan_began is not None:
+            watermark = min(watermark, self._scan_began - 1)
+        self._touches.forget(watermark)
+
+    def judge(self, deltas: Sequence[Delta]) -> Verdict:
+        """Messages in stream order; several at once are folded to one write per key."""
+        kept: list[DeltaBatch] = []
+        changes = superseded = duplicates = missed = 0
+        for delta in deltas:
+            admission = self._origins.admit(delta)
+            duplicates += admission.first_row
+            missed += admission.missed
+            if delta.origin == self.origin:
+                kept.extend(self._observe(delta))
+                continue
+            batch = delta.batch
+            if admission.first_row:
+                batch = batch.take(slice(admission.first_row, None))
+            changes += len(batch)
+            free = self._without_pending(batch)
+            superseded += len(batch) - len(free)
+            if len(free):
+                kept.append(free)
+        writes = _fold(kept)
+        touch = None
+        if writes is not None and self._publishes:
+            touch = self._touches.begin(writes.keys)
+            if self._fingerprints is not None:
+                self._fingerprints.note(writes)
+        return Verdict(writes, touch, changes, superseded, duplicates, missed)
+
+    def _observe(self, delta: Delta) -> list[DeltaBatch]:
+        """An own message came back: what of it must be written again.
+
+        A key stays pending while an unobserved batch holds it, so a dirty key waits for the newest.
+        """
+        while self._pending and self._pending[0].last_sequence <= delta.last_sequence:
+            self._pending.popleft()
+            self._pending_keys = None
+        if not self._dirty:
+            return []
+        resolved = self._dirty_set().holds(delta.batch.keys)
+        if self._pending:
+            resolved &= ~self._pending_set().holds(delta.batch.keys)
+        if not resolved.any():
+            return []
+        again = delta.batch.take(resolved)
+        self._dirty.difference_update(key.tobytes() for key in again.keys)
+        return [again]
+
+    def _mark(self, keys: U8, doubtful: npt.NDArray[np.bool_] | None) -> None:
+        """The newest own change of a key decides whether the key is dirty. A rare path."""
+        concerned = np.zeros(len(keys), np.bool_) if doubtful is None else doubtful.copy()
+        if self._dirty:
+            concerned |= self._dirty_set().holds(keys)
+        for row in np.flatnonzero(concerned):  # rising, so the newest is judged last
+            if doubtful is not None and doubtful[row]:
+                self._dirty.add(keys[row].tobytes())
+            else:
+                self._dirty.discard(keys[row].tobytes())
+
+    def _without_pending(self, batch: DeltaBatch) -> DeltaBatch:
+        if not self._pending:
+            return batch
+        held = self._pending_set().holds(batch.keys)
+        return batch.take(~held) if held.any() else batch
+
+    def _dirty_set(self) -> KeySet:
+        keys = np.frombuffer(b"".join(self._dirty), np.uint8)
+        return KeySet(keys.reshape(len(self._dirty), -1))
+
+    def _pending_set(self) -> KeySet:
+        if self._pending_keys is None:
+            self._pending_keys = KeySet(np.concatenate([p.keys for p in self._pending]))
+        return self._pending_keys
+
+
+def _fold(batches: Sequence[DeltaBatch]) -> DeltaBatch | None:
+    """The last change per key over all batches."""
+    if not batches:
+        return None
+    cause = batches[0].cause
+    whole = DeltaBatch.concatenate([replace(b, cause=cause) for b in batches])
+    rows = last_rows(whole.keys)
+    return whole if rows is None else whole.take(rows)
