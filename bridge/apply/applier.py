@@ -109,7 +109,7 @@ class Applier:
                     self._apply(*taken)
                 elif self._inbox.closed:
                     return
-        except BaseException as failure:
+        except BaseException as failure:  # noqa: BLE001 - handed to the owner
             self._failure = failure
             self._started.set()
 

@@ -1,0 +1,33 @@
+"""``mapbridge run``: the daemon of one node."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from bridge.cli.options import config_option
+from bridge.cli.output import json_option
+from bridge.config import load
+from bridge.node.node import run_node
+from bridge.node.report import LogReport
+
+
+@click.command("run")
+@config_option
+@json_option
+def command(config_path: Path, as_json: bool) -> None:
+    """Run the bridge of this node until SIGTERM.
+
+    SIGTERM or Ctrl-C lets everything captured go out first; a second one ends at once. Standard
+    error gets lines for a person on a terminal, and JSON otherwise or with --json.
+
+    \b
+    Examples:
+      mapbridge run -c node-a.toml
+      mapbridge run -c node-a.toml --json 2>node-a.log
+    """
+    config = load(config_path)
+    report = LogReport(json=as_json or None, node=config.node.name)
+    asyncio.run(run_node(config, report))

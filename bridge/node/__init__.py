@@ -1,0 +1,1 @@
+"""One node: the stages wired together, started, watched and stopped."""

@@ -1,0 +1,125 @@
+"""Which source sees the changes of a map, and which thread drains it.
+
+Rings are drained by one thread, sweeps by another, so that a long sweep never keeps a ring waiting.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import asdict
+
+from bridge.capture.drain import DrainThread
+from bridge.capture.emit import EmitSource
+from bridge.capture.modes import Selection, select_mode
+from bridge.capture.scan import StartupScan, SweepSource
+from bridge.capture.source import ChangeSource, Mode
+from bridge.config.settings import Config, MapConfig
+from bridge.kernel.maps import KernelMap
+from bridge.node.lane import Lane
+
+_STOP_SECONDS = 10.0
+
+
+class Capturing:
+    """The capture side of a node. Methods may block: call them off the event loop."""
+
+    def __init__(self, config: Config, report: Callable[[str, Exception], None]) -> None:
+        self._config = config
+        self._report = report
+        self._selection: Selection | None = None
+        self._rings = DrainThread(self._failed, name="rings")
+        self._sweeps = DrainThread(self._failed, name="sweeps")
+        self._sources: dict[str, ChangeSource] = {}
+        self._own_thread: int | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def mode(self) -> str:
+        """The mode in force; ``none`` where no map of this node needs one."""
+        return str(self._selection.mode) if self._selection is not None else "none"
+
+    def start(self) -> None:
+        """Attach the probes, if a map needs them, and prove what they see."""
+        if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):
+            self._selection = select_mode(Mode(str(self._config.capture.mode)))
+        self._rings.start()
+        self._sweeps.start()
+
+    def own_thread(self) -> None:
+        """Keep what the calling thread writes to maps from being captured."""
+        if self._selection is not None and self._selection.probes is not None:
+            self._own_thread = self._selection.probes.own_thread()
+
+    def sweeps(self, entry: MapConfig) -> bool:
+        """Whether this map's changes are seen by comparing its contents."""
+        if entry.emit is not None or not entry.role.publishes:
+            return False
+        return self._selection is None or self._selection.probes is None
+
+    def add(
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
+    ) -> None:
+        """Capture a map into its lane. ``ready``: the stream has been read to its end."""
+        if self.sweeps(entry):
+            sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
+            self._register(entry.name, sweep)
+            self._sweeps.add(sweep, lane.sink)
+            return
+        source = StartupScan(
+            self._ring_of(entry, target),
+            target,
+            ready=ready,
+            comparison=lane if entry.role.applies else None,
+            finished=lane.end_scans,
+        )
+        self._register(entry.name, source)
+        self._rings.add(source, lane.sink)
+
+    def _ring_of(self, entry: MapConfig, target: KernelMap) -> ChangeSource:
+        if entry.emit is not None:
+            return EmitSource(target, entry.emit, entry.emit_losses)
+        assert self._selection is not None, "start comes first"
+        assert self._selection.probes is not None, "a sweep has no ring"
+        return self._selection.probes.watch(target, entry.ring_bytes)
+
+    def remove(self, name: str) -> bool:
+        """Take what a map's source still has, then forget it; whether all of it was taken."""
+        with self._lock:
+            source = self._sources.pop(name, None)
+        if source is None:
+            return True
+        thread = self._rings if isinstance(source, StartupScan) else self._sweeps
+        clean = thread.remove(source, drain=True)
+        source.close()
+        return clean
+
+    def losses(self, name: str) -> dict[str, int]:
+        """What was lost of a map since its capture began, by the place that lost it."""
+        with self._lock:
+            source = self._sources.get(name)
+        return asdict(source.losses()) if source is not None else {}
+
+    def status(self) -> dict[str, object]:
+        """What ``status.json`` says of the capture side."""
+        answer: dict[str, object] = {"mode": self.mode}
+        if self._selection is not None:
+            answer["rejected"] = self._selection.rejected
+            answer["coverage"] = self._selection.coverage.as_dict()
+        return answer
+
+    def close(self) -> None:
+        """Stop both threads and detach the probes."""
+        for thread in (self._rings, self._sweeps):
+            thread.stop(drain=False, deadline_seconds=_STOP_SECONDS)
+        if self._selection is not None and self._selection.probes is not None:
+            self._selection.probes.close()
+
+    def _register(self, name: str, source: ChangeSource) -> None:
+        with self._lock:
+            self._sources[name] = source
+
+    def _failed(self, source: ChangeSource, error: Exception) -> None:
+        with self._lock:
+            name = next((n for n, s in self._sources.items() if s is source), "")
+        self._report(name, error)

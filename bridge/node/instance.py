@@ -1,0 +1,81 @@
+"""The state directory of a node: one process at a time, and what it tells the other commands."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+import orjson
+
+from bridge.errors import BridgeError, Exit, PrivilegeError
+
+
+class AlreadyRunningError(BridgeError):
+    """Another process runs this node on this machine."""
+
+    exit_code = Exit.TEMPORARY
+
+
+class StateDirectory:
+    """Holds the lock of a node for the life of the process; files are written atomically."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = -1
+
+    def __enter__(self) -> StateDirectory:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError as error:
+            raise PrivilegeError(
+                f"state directory {self.path}: cannot be written",
+                hint="run as root, or set node.state_dir to a directory of yours",
+            ) from error
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise BridgeError(
+                f"state directory {self.path}: {reason}", hint="set node.state_dir"
+            ) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(self._lock, 32).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise AlreadyRunningError(
+                f"state directory {self.path}: in use by another bridge (process {holder})",
+                hint="stop that one first, or give this node its own node.state_dir",
+            ) from error
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, str(os.getpid()).encode())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        (self.path / "status.json").unlink(missing_ok=True)
+        os.close(self._lock)
+
+    def write(self, name: str, content: object) -> None:
+        """Replace a JSON file in one step, readable by the owner only."""
+        draft = self.path / f".{name}.new"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
+        finally:
+            os.close(descriptor)
+        draft.replace(self.path / name)
+
+
+def read_status(path: Path) -> dict[str, object] | None:
+    """What the bridge with this state directory last said of itself; ``None``: it does not run."""
+    try:
+        content = orjson.loads((path / "status.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,59 @@
+"""What capture, scans and the writer thread of one map share: its judge, its lock, its outbox.
+
+The lock makes capture and judgement atomic to each other, as ``bridge.core.replica`` demands. The
+capture thread holds it for as long as it takes to note a batch, the writer thread for a judgement.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from bridge.bus.outbox import Outbox
+from bridge.core.fingerprints import Differences
+from bridge.core.replica import Replica
+from bridge.model import U8, Cause, DeltaBatch
+
+
+@dataclass(slots=True)
+class CaptureCounters:
+    """Own changes of one map; every number only grows."""
+
+    changes: int = 0
+    scanned: int = 0  # of these, found by the scan at the start
+    refused: int = 0  # times the outbox was full and the changes stayed where they were
+
+
+class Lane:
+    """One map's way out. Implements ``bridge.capture.scan.Comparison``."""
+
+    def __init__(self, replica: Replica, outbox: Outbox | None) -> None:
+        self.lock = threading.Lock()
+        self.replica = replica
+        self.outbox = outbox
+        self.counters = CaptureCounters()
+
+    def sink(self, batch: DeltaBatch) -> bool:
+        """Take captured changes; ``False`` leaves them with the caller, who tries again."""
+        assert self.outbox is not None, "a map that is not published has no capture"
+        with self.lock:
+            if not self.outbox.put(batch):
+                self.counters.refused += 1
+                return False
+            self.replica.capture(batch)
+        self.counters.changes += len(batch)
+        if batch.cause == Cause.SCAN:
+            self.counters.scanned += len(batch)
+        return True
+
+    def begin_scan(self, now: int) -> None:
+        with self.lock:
+            self.replica.begin_scan(now)
+
+    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
+        with self.lock:
+            return self.replica.compare(keys, values, complete=complete)
+
+    def end_scans(self) -> None:
+        with self.lock:
+            self.replica.end_comparing()

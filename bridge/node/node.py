@@ -1,0 +1,187 @@
+"""One node from start to end: broker, capture, writer thread, one worker per map."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import asdict
+from typing import Literal, TypeVar
+
+from bridge import __version__
+from bridge.apply.applier import Applier
+from bridge.apply.inbox import Inbox
+from bridge.bus.connection import BusSettings
+from bridge.bus.embedded import EmbeddedServer
+from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.streams import LogSettings
+from bridge.config.settings import Config
+from bridge.errors import BridgeError
+from bridge.node.capturing import Capturing
+from bridge.node.instance import StateDirectory
+from bridge.node.report import Report
+from bridge.node.worker import MapWorker, Services
+
+T = TypeVar("T")
+
+STATUS_SECONDS = 0.5
+DRAIN_SECONDS = 10.0
+
+
+async def run_node(config: Config, report: Report) -> None:
+    """Run until SIGTERM or SIGINT, then let everything captured go out.
+
+    A second signal ends the process at once. Raises what made going on impossible.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        report.say("stopping: what was captured goes out first; a second signal ends at once")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    with StateDirectory(config.node.state_directory) as state:
+        await Node(config, report, state).run(stop)
+
+
+class Node:
+    """Owns what the maps share. ``run`` is called once."""
+
+    def __init__(self, config: Config, report: Report, state: StateDirectory) -> None:
+        self._config = config
+        self._report = report
+        self._state = state
+        self._started = time.time()
+        self._bus: NatsBus | None = None
+        self._inbox: Inbox | None = None
+        self._workers: list[MapWorker] = []
+        self._capturing = Capturing(config, self._source_failed)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        async with AsyncExitStack() as stack:
+            started = await _unless(stop, self._start(stack))
+            if started is None:
+                return
+            await self._serve(stop, started)
+
+    async def _start(self, stack: AsyncExitStack) -> Applier:
+        """Bring up what the maps need, in the order in which the parts depend on each other."""
+        stack.callback(self._capturing.close)
+        await asyncio.to_thread(self._capturing.start)
+        self._report.say("capture ready", mode=self._capturing.mode)
+        self._bus = await self._connect(stack)
+        self._inbox = Inbox(self._config.limits.inbox_bytes, asyncio.get_running_loop())
+        applier = Applier(
+            self._inbox, report=self._map_trouble, on_start=self._capturing.own_thread
+        )
+        await asyncio.to_thread(applier.start)
+        services = Services(
+            cluster=self._config.node.cluster,
+            node=self._config.node.name,
+            bus=self._bus,
+            capturing=self._capturing,
+            inbox=self._inbox,
+            applier=applier,
+            report=self._report,
+            outbox_bytes=self._config.limits.outbox_bytes,
+        )
+        self._workers = [MapWorker(entry, services) for entry in self._config.maps]
+        return applier
+
+    async def _connect(self, stack: AsyncExitStack) -> NatsBus:
+        broker, node = self._config.broker, self._config.node
+        urls = broker.urls
+        if broker.embedded:
+            server = await stack.enter_async_context(
+                EmbeddedServer(
+                    node.state_directory / "nats",
+                    host=broker.listen.host,
+                    port=broker.listen.port,
+                    report=self._report.say,
+                )
+            )
+            urls = (server.url,)
+            self._report.say("embedded nats-server ready", url=server.url)
+        bus = await open_bus(BusSettings(node=node.name, urls=urls), self._report.say)
+        stack.push_async_callback(bus.close)
+        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
+        await bus.ensure_log(node.cluster, LogSettings(storage=storage, replicas=broker.replicas))
+        return bus
+
+    async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
+        tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
+        status = asyncio.create_task(self._write_status(), name="status")
+        stopping = asyncio.create_task(stop.wait(), name="stop")
+        running = {*tasks, status, stopping}
+        try:
+            failure: BaseException | None = None
+            while not stop.is_set() and failure is None:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                failure = next((e for t in done if (e := t.exception()) is not None), None)
+            await self._wind_down()
+            if failure is not None:
+                raise failure
+        finally:
+            everything = [*tasks, status, stopping]
+            for task in everything:
+                task.cancel()
+            await asyncio.gather(*everything, return_exceptions=True)
+            await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
+            for worker in self._workers:
+                await worker.close()
+
+    async def _wind_down(self) -> None:
+        """Empty the way out: rings into outboxes, outboxes into the stream."""
+        for worker in self._workers:
+            await worker.stop_capturing()
+        results = await asyncio.gather(*(w.drain(DRAIN_SECONDS) for w in self._workers))
+        if not all(results):
+            self._report.warn("some changes were not published: the broker did not take them")
+
+    async def _write_status(self) -> None:
+        while True:
+            self._state.write("status.json", self.status())
+            await asyncio.sleep(STATUS_SECONDS)
+
+    def status(self) -> dict[str, object]:
+        """All that is known of this node, for ``status.json``."""
+        assert self._bus is not None
+        assert self._inbox is not None
+        return {
+            "node": self._config.node.name,
+            "cluster": self._config.node.cluster,
+            "version": __version__,
+            "process": os.getpid(),
+            "started": self._started,
+            "written": time.time(),
+            "capture": self._capturing.status(),
+            "broker": asdict(self._bus.state),
+            "inbox": asdict(self._inbox.statistics()),
+            "maps": {w.config.name: w.status() for w in self._workers},
+        }
+
+    def _source_failed(self, name: str, error: Exception) -> None:
+        self._report.warn_once(f"capture of a map failed: {error}", map=name)
+
+    def _map_trouble(self, name: str, error: BridgeError) -> None:
+        self._report.warn_once(str(error), map=name, hint=error.hint)
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
+    """The result of ``work``, or ``None`` when ``stop`` came first."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.ensure_future(stop.wait())
+    await asyncio.wait({task, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        return task.result()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None

@@ -1,0 +1,235 @@
+"""The life of one map on one node: wait for it, join the stream, capture it, apply to it."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from dataclasses import asdict, dataclass, field
+
+from bridge.apply.applier import Applier, ApplyTarget
+from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.writer import MapWriter
+from bridge.bus.outbox import Outbox
+from bridge.bus.protocol import Broken, Bus, Gap, Received, Subscription
+from bridge.bus.publish_loop import PublishLoop
+from bridge.config.settings import MapConfig
+from bridge.core.fingerprints import Fingerprints
+from bridge.core.replica import Replica
+from bridge.errors import BridgeError
+from bridge.kernel.errors import MapNotFoundError
+from bridge.kernel.maps import KernelMap, open_map
+from bridge.model import Origin, Position, new_incarnation
+from bridge.node.capturing import Capturing
+from bridge.node.lane import Lane
+from bridge.node.report import Report
+
+SEARCH_SECONDS = 0.5
+CAUGHT_UP_POLL_SECONDS = 0.02
+
+
+class MapState(enum.StrEnum):
+    """Where a map is in its life."""
+
+    WAITING = "waiting"  # for the kernel map to appear
+    JOINING = "joining"  # reading the stream up to what was its end
+    RUNNING = "running"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """What was read of the stream for one map."""
+
+    received: int = 0
+    broken: int = 0
+    gaps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The parts of a node that all maps share."""
+
+    cluster: str
+    node: str
+    bus: Bus
+    capturing: Capturing
+    inbox: Inbox
+    applier: Applier
+    report: Report
+    outbox_bytes: int
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What exists while the map is open."""
+
+    map: KernelMap
+    lane: Lane
+    target: ApplyTarget | None = None
+    loop: PublishLoop | None = None
+    subscription: Subscription | None = None
+    handed: int = 0  # stream sequence of the last message given to the writer thread
+
+
+@dataclass(slots=True)
+class MapWorker:
+    """Runs one map. ``run`` ends when cancelled, or raises what made going on impossible."""
+
+    config: MapConfig
+    services: Services
+    state: MapState = MapState.WAITING
+    stream: StreamCounters = field(default_factory=StreamCounters)
+    _parts: _Parts | None = None
+
+    async def run(self) -> None:
+        parts = self._parts = self._open(await self._find())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self.state = MapState.JOINING
+                if self.config.role.applies:
+                    self._start_applying(parts, tasks)
+                if self.config.role.publishes:
+                    await self._start_publishing(parts, tasks)
+                while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
+                    await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
+                self.state = MapState.RUNNING
+        except* BridgeError as group:
+            self.state = MapState.FAILED
+            raise group.exceptions[0] from None
+
+    async def stop_capturing(self) -> None:
+        """First step of the end: what the rings still hold goes into the outbox."""
+        await asyncio.to_thread(self.services.capturing.remove, self.config.name)
+
+    async def drain(self, deadline_seconds: float) -> bool:
+        """Second step: the outbox goes out; whether all of it did."""
+        if self._parts is None or self._parts.loop is None:
+            return True
+        return await self._parts.loop.drain(deadline_seconds) == 0
+
+    async def close(self) -> None:
+        """Last step, after the tasks have ended and the writer thread has stopped."""
+        parts, self._parts = self._parts, None
+        self.state = MapState.STOPPED if self.state != MapState.FAILED else self.state
+        if parts is not None:
+            if parts.subscription is not None:
+                await parts.subscription.close()
+            parts.map.close()
+
+    async def _find(self) -> KernelMap:
+        """Look for the kernel map until it is there."""
+        selector = self.config.selector
+        waiting = False
+        while True:
+            try:
+                found = open_map(selector)
+            except MapNotFoundError:
+                if not waiting:
+                    self.services.report.say(
+                        "waiting for the map to appear", map=self.config.name, at=str(selector)
+                    )
+                waiting = True
+                await asyncio.sleep(SEARCH_SECONDS)
+                continue
+            self.services.report.say(
+                "map found", map=self.config.name, id=found.info.id, role=str(self.config.role)
+            )
+            return found
+
+    def _open(self, kernel_map: KernelMap) -> _Parts:
+        role, info = self.config.role, kernel_map.info
+        origin = Origin(
+            self.services.cluster, self.config.name, self.services.node, new_incarnation()
+        )
+        compares = role.publishes and (role.applies or self.services.capturing.sweeps(self.config))
+        replica = Replica(
+            origin,
+            publishes=role.publishes,
+            applies=role.applies,
+            fingerprints=Fingerprints(info.key_size) if compares else None,
+        )
+        outbox = None
+        if role.publishes:
+            outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
+        return _Parts(kernel_map, Lane(replica, outbox))
+
+    def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+        parts.target = ApplyTarget(
+            self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
+        )
+        self.services.applier.add(parts.target)
+        parts.subscription = self.services.bus.subscribe(
+            self.services.cluster, [self.config.name], Position(0)
+        )
+        tasks.create_task(self._consume(parts, parts.subscription))
+
+    async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+        assert parts.lane.outbox is not None
+        publisher = await self.services.bus.publisher(parts.lane.replica.origin)
+        parts.loop = PublishLoop(
+            parts.lane.replica.origin,
+            parts.lane.outbox,
+            publisher,
+            lambda: self.services.bus.state.max_payload,
+        )
+        tasks.create_task(parts.loop.run())
+        await asyncio.to_thread(
+            self.services.capturing.add, self.config, parts.map, parts.lane, self._caught_up
+        )
+
+    async def _consume(self, parts: _Parts, subscription: Subscription) -> None:
+        async for item in subscription:
+            match item:
+                case Received():
+                    self.stream.received += 1
+                    await self.services.inbox.put(Arrival(item.sequence, item.delta))
+                    parts.handed = item.sequence
+                case Broken():
+                    self.stream.broken += 1
+                    self.services.report.warn_once(
+                        "message skipped", subject=item.subject, reason=item.reason
+                    )
+                case Gap():
+                    self.stream.gaps += 1
+                    self.services.report.warn(
+                        "messages expired before they were read",
+                        map=self.config.name,
+                        first=item.first_missing,
+                        last=item.last_missing,
+                    )
+
+    def _caught_up(self) -> bool:
+        """Whether all that was in the stream has been applied. Called from other threads too."""
+        parts = self._parts
+        if parts is None:
+            return False
+        if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
+            return True
+        read = bool(parts.subscription.log_id) and parts.subscription.pending == 0
+        return read and parts.target.counters.sequence >= parts.handed
+
+    def status(self) -> dict[str, object]:
+        """What ``status.json`` says of this map."""
+        answer: dict[str, object] = {
+            "state": str(self.state),
+            "role": str(self.config.role),
+            "selector": str(self.config.selector),
+            "stream": asdict(self.stream),
+        }
+        parts = self._parts
+        if parts is None:
+            return answer
+        answer["id"] = parts.map.info.id
+        answer["capture"] = asdict(parts.lane.counters) | {
+            "losses": self.services.capturing.losses(self.config.name)
+        }
+        if parts.loop is not None and parts.lane.outbox is not None:
+            answer["outbox"] = asdict(parts.lane.outbox.statistics())
+            answer["published"] = asdict(parts.loop.counters)
+        if parts.target is not None:
+            answer["apply"] = asdict(parts.target.counters) | {
+                "p50_seconds": parts.target.delays.percentile(0.50),
+                "p99_seconds": parts.target.delays.percentile(0.99),
+            }
+        return answer
