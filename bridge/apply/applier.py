@@ -21,14 +21,18 @@ from bridge.core.replica import Replica, Verdict
 from bridge.errors import BridgeError
 from bridge.model import Delta, DeltaBatch
 
+# Longer than an operation of a program takes from its begin until its record has been drained,
+# preemption and a stolen processor included.
+GRACE_NANOSECONDS = 2_000_000_000
 _IDLE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class ApplyCounters:
-    """What was applied to one map; every number only grows, but ``sequence`` and the lag."""
+    """What was applied to one map; every number only grows, but the lag."""
 
     sequence: int = 0  # stream sequence up to which all writes are finished
+    written_at: int = 0  # kernel time of the last write, ns
     messages: int = 0
     changes: int = 0  # foreign changes judged
     updated: int = 0
@@ -151,9 +155,11 @@ class Applier:
             self._report_once(target.name, error)
             return
         finally:
+            target.counters.written_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
             if verdict.touch is not None:
                 with target.lock:
-                    verdict.touch.end = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+                    verdict.touch.end = target.counters.written_at
+                    target.replica.forget(target.counters.written_at - GRACE_NANOSECONDS)
         counters = target.counters
         counters.updated += written.updated
         counters.deleted += written.deleted

@@ -14,20 +14,21 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bridge.demo.broker import ServerThread
 from bridge.demo.claim import Claim, reap_leftovers
 from bridge.demo.compare import Comparison, compare
-from bridge.demo.nodes import NodeProcess
 from bridge.demo.topology import Topology
 from bridge.demo.tracker import Tracker
 from bridge.demo.traffic import Progress, Traffic
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap, open_pin
 from bridge.model import Role
+from bridge.rig.broker import ServerThread
+from bridge.rig.nodes import NodeProcess
 
 NODES = ("a", "b", "c")
 OPEN_SECONDS_MAX = 900.0
 SYNC_SECONDS_MAX = 120.0
+RATE_SECONDS = 0.9  # over which a rate is taken
 LOOK_SECONDS = 0.25  # between two looks at the maps and at what the nodes say of themselves
 
 
@@ -78,7 +79,8 @@ class Story:
     _scene: Scene = field(default_factory=lambda: Scene("starting"))
     _began: float = field(default_factory=time.monotonic)
     _looked: float = 0.0
-    _changes: int = 0
+    _word: tuple[float, float] = (0.0, 0.0)
+    _rate: float = 0.0
 
     def run(self) -> Outcome:
         """Raises ``BridgeError`` when a part fails; everything made is removed in any case."""
@@ -141,18 +143,24 @@ class Story:
         now = time.monotonic()
         if now - self._looked < LOOK_SECONDS:
             return
-        applied = node.map_status().get("apply")
-        applied = applied if isinstance(applied, dict) else {}
-        changes = int(applied.get("changes", 0))
         self._scene = replace(
             self._scene,
             sessions=progress.open,
             entries=tuple(m.count() for m in maps),
-            changes_per_second=(changes - self._changes) / (now - self._looked),
-            lag_seconds=float(applied.get("lag_seconds", 0.0)),
+            changes_per_second=self._rate_of(node),
+            lag_seconds=node.applied("lag_seconds"),
         )
-        self._looked, self._changes = now, changes
+        self._looked = now
         self._show()
+
+    def _rate_of(self, node: NodeProcess) -> float:
+        """Changes per second that the node applied between its last two words about itself."""
+        written, changes = node.status_written, node.applied("changes")
+        since, before = self._word
+        if written - since >= RATE_SECONDS:
+            self._rate = (changes - before) / (written - since) if since else 0.0
+            self._word = (written, changes)
+        return self._rate
 
     def _await_equal(self, traffic: Traffic, node: NodeProcess, maps: list[KernelMap]) -> None:
         """Wait until the last map equals the first; what is wrong when time is up, compare says."""

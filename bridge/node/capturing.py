@@ -78,7 +78,7 @@ class Capturing:
 
     def _ring_of(self, entry: MapConfig, target: KernelMap) -> ChangeSource:
         if entry.emit is not None:
-            return EmitSource(target, entry.emit, entry.emit_losses)
+            return EmitSource(target, entry.emit)
         assert self._selection is not None, "start comes first"
         assert self._selection.probes is not None, "a sweep has no ring"
         return self._selection.probes.watch(target, entry.ring_bytes)

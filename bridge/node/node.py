@@ -103,7 +103,7 @@ class Node:
                 EmbeddedServer(
                     node.state_directory / "nats",
                     host=broker.listen.host,
-                    port=broker.listen.port,
+                    port=broker.listen.port or None,
                     report=self._report.say,
                 )
             )

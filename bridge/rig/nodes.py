@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ LOG_LINES_SHOWN = 5
 
 
 class NodeFailedError(BridgeError):
-    """A bridge of the demonstration ended, or did not get ready in time."""
+    """A bridge that was started here ended, or did not get ready in time."""
 
 
 class NodeProcess:
@@ -71,6 +72,22 @@ class NodeProcess:
         maps = self.status().get("maps")
         found = maps.get(self.map_name) if isinstance(maps, dict) else None
         return found if isinstance(found, dict) else {}
+
+    @property
+    def status_written(self) -> float:
+        """When the node wrote its status, seconds since 1970; 0: not yet."""
+        written = self.status().get("written")
+        return written if isinstance(written, float) else 0.0
+
+    def applied(self, counter: str) -> float:
+        """A counter of what the node has applied to its map."""
+        found = self.map_status().get("apply")
+        return float(found.get(counter) or 0) if isinstance(found, dict) else 0.0
+
+    def cpu_seconds(self) -> float:
+        """Processor time that the process has used, all its threads together."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def capture_mode(self) -> str:

@@ -1,0 +1,104 @@
+"""The changes of a benchmark: ``bpf/examples/churn.bpf.c``, run as fast as asked.
+
+A kernel program cannot be slowed down by a full ring, so the generator looks at the ring before it
+starts the next run, and waits while it is more than half full: what is measured is then the rate
+that the whole way sustains, not the rate at which changes are lost.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.kernel.maps import KernelMap
+from bridge.kernel.objects import LoadedObject, compile_object
+from bridge.kernel.programs import KernelProgram
+from bridge.resources import bpf_directory, bpf_source
+
+KEYS = 65_536
+DELETES_PER_1024 = 102
+OPERATIONS_PER_RUN = 32  # CHURN_OPERATIONS_MAX in the program
+RUNS_PER_CALL = 64
+PAUSE_SECONDS = 0.0005
+_WRITER = struct.Struct("=QQIIIIQQQQ")  # struct churn_writer
+_POSITION = struct.Struct("=Q")
+_FRAME = bytes(64)  # the first four bytes name the writer: number 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What the program did, as it counted itself."""
+
+    changes: int
+    seconds: float
+    waited_seconds: float  # for room in the ring
+
+
+def compile_churn(cache: Path) -> Path:
+    """The object file of the generator that emits its changes."""
+    return compile_object(
+        bpf_source("examples/churn.bpf.c"),
+        include=[bpf_directory()],
+        defines=["EMIT"],
+        cache=cache,
+    )
+
+
+class RingFill:
+    """How full a ring is, read from its two position pages."""
+
+    def __init__(self, ring: KernelMap) -> None:
+        page, size = mmap.PAGESIZE, ring.info.max_entries
+        fd = ring.fileno()
+        self._size = size
+        self._consumer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ)
+        self._producer = mmap.mmap(fd, page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+
+    def share(self) -> float:
+        """0 (empty) to 1."""
+        consumed: int = _POSITION.unpack_from(self._consumer)[0]
+        produced: int = _POSITION.unpack_from(self._producer)[0]
+        return (produced - consumed) / self._size
+
+    def close(self) -> None:
+        self._consumer.close()
+        self._producer.close()
+
+
+class Generator:
+    """Runs one writer of the loaded program."""
+
+    def __init__(self, loaded: LoadedObject) -> None:
+        self._writers = loaded.map("churn_writers")
+        self._program: KernelProgram = loaded.program("churn_run")
+        self._fill = RingFill(loaded.map("churn_ring"))
+        self._writers.update(
+            bytes(4), _WRITER.pack(0, 1, KEYS, OPERATIONS_PER_RUN, DELETES_PER_1024, 0, 0, 0, 0, 0)
+        )
+
+    def changes(self) -> int:
+        """Updates and deletes that succeeded so far."""
+        fields = _WRITER.unpack(self._writers.lookup(bytes(4)) or bytes(_WRITER.size))
+        return int(fields[6]) + int(fields[7])
+
+    def run(self, seconds: float, rate: float | None) -> Generated:
+        """Change the map for ``seconds``, at ``rate`` changes per second or as fast as it goes."""
+        began = time.monotonic()
+        before = self.changes()
+        waited = 0.0
+        done = 0
+        while (now := time.monotonic()) - began < seconds:
+            behind = rate is None or done < rate * (now - began)
+            if not behind or self._fill.share() > 0.5:
+                time.sleep(PAUSE_SECONDS)
+                waited += time.monotonic() - now if behind else 0.0
+                continue
+            runs = RUNS_PER_CALL
+            if rate is not None:  # small steps at small rates, or latency would be that of a burst
+                runs = max(1, min(runs, int(rate * PAUSE_SECONDS / OPERATIONS_PER_RUN)))
+            self._program.test_run(_FRAME, repeat=runs)
+            done += runs * OPERATIONS_PER_RUN
+        return Generated(self.changes() - before, time.monotonic() - began, waited)

@@ -1,0 +1,131 @@
+"""Changes per second from map to map: generator, bridge, nats-server, bridge, map.
+
+Everything runs on this machine, on the same processors, the generator included. A run ends when the
+replica holds everything; its duration is that of the whole, so a backlog at the end counts.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.bench.generator import Generator, compile_churn
+from bridge.demo.claim import Claim, reap_leftovers
+from bridge.demo.compare import compare
+from bridge.kernel.maps import KernelMap, create_map
+from bridge.kernel.objects import default_cache, load_object
+from bridge.model import Role
+from bridge.rig.broker import ServerThread
+from bridge.rig.nodes import NodeProcess
+
+SETTLE_SECONDS_MAX = 60.0
+SETTLE_POLL_SECONDS = 0.02
+MAP_NAME = "churn"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """One measurement. ``rate``: changes per second asked for; ``None``: as fast as it goes."""
+
+    rate: float | None
+    changes: int
+    seconds: float
+    changes_per_second: float
+    missing: int  # entries that differ between the maps at the end
+    dropped: int  # changes that the ring had no room for
+    p50_ms: float | None  # from the write on one node until the batch is in the other's map
+    p99_ms: float | None
+    cpu_us_per_change: float  # of both bridges, without nats-server
+
+
+@dataclass(slots=True)
+class SyncRate:
+    """Runs the measurements one after the other, each with bridges of its own."""
+
+    seconds: float
+    report: Callable[[str], None]
+    rates: tuple[float | None, ...] = (None,)
+    _results: list[Rate] = field(default_factory=list)
+
+    def run(self) -> list[Rate]:
+        """One ``Rate`` for each of ``rates``."""
+        reap_leftovers()
+        compiled = compile_churn(default_cache())
+        for rate in self.rates:
+            asked = "as fast as it goes" if rate is None else f"{rate:,.0f} changes/s"
+            self.report(f"{asked}, {self.seconds:g} s")
+            with ExitStack() as stack:
+                self._results.append(self._measure(stack, compiled, rate))
+        return self._results
+
+    def _measure(self, stack: ExitStack, compiled: Path, rate: float | None) -> Rate:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mapbridge-")))
+        claim = stack.enter_context(Claim.take())
+        claim.pin_directory.mkdir(parents=True)
+        loaded = stack.enter_context(load_object(compiled, claim.pin_directory / "a"))
+        source = loaded.map(MAP_NAME)
+        replica = stack.enter_context(_twin(source, claim.pin_directory / "b"))
+        server = stack.enter_context(ServerThread(directory / "nats"))
+
+        def start(name: str, role: Role, emit: Path | None) -> NodeProcess:
+            pin = loaded.map_pin(MAP_NAME) if emit else claim.pin_directory / "b" / MAP_NAME
+            node = NodeProcess(
+                name,
+                directory,
+                broker_url=server.url,
+                pin=pin,
+                role=role,
+                map_name=MAP_NAME,
+                emit=emit,
+            )
+            return stack.enter_context(node)
+
+        a = start("a", Role.PUBLISH, loaded.map_pin("churn_ring"))
+        b = start("b", Role.APPLY, None)
+        a.await_running()
+        b.await_running()
+        used = a.cpu_seconds() + b.cpu_seconds()
+        began = time.monotonic()
+        generated = Generator(loaded).run(self.seconds, rate)
+        self._settle(b, generated.changes)
+        used = a.cpu_seconds() + b.cpu_seconds() - used
+        seconds = max(b.applied("written_at") / 1e9 - began, generated.seconds)
+        lost = int.from_bytes(loaded.map("churn_lost").lookup(bytes(4)) or b"", "little")
+        found = compare(source, replica)
+        return Rate(
+            rate=rate,
+            changes=generated.changes,
+            seconds=round(seconds, 3),
+            changes_per_second=round(generated.changes / seconds),
+            missing=found.missing + found.wrong + found.extra,
+            dropped=lost,
+            p50_ms=_milliseconds(b.applied("p50_seconds")),
+            p99_ms=_milliseconds(b.applied("p99_seconds")),
+            cpu_us_per_change=round(used / max(generated.changes, 1) * 1e6, 3),
+        )
+
+    def _settle(self, node: NodeProcess, changes: int) -> None:
+        """Wait until the replica has applied as many changes as were made, or gets no more."""
+        deadline = time.monotonic() + SETTLE_SECONDS_MAX
+        while (applied := node.applied("changes")) < changes:
+            if time.monotonic() > deadline:
+                self.report(f"only {applied:,.0f} of {changes:,} changes arrived")
+                return
+            time.sleep(SETTLE_POLL_SECONDS)
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _twin(source: KernelMap, directory: Path) -> KernelMap:
+    """An empty map of the same shape, pinned in ``directory``."""
+    info = source.info
+    twin = create_map(info.type, info.key_size, info.value_size, info.max_entries, name=info.name)
+    directory.mkdir(parents=True)
+    twin.pin(directory / MAP_NAME)
+    return twin

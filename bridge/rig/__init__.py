@@ -1,0 +1,1 @@
+"""Real parts of a small cluster on this machine, for the demonstration and the benchmarks."""
