@@ -17,8 +17,11 @@ from typing import Protocol
 import numpy as np
 
 from bridge.errors import BridgeError
+from bridge.kernel.errors import BUSY
 from bridge.model import U8, DeltaBatch, MapInfo, Op
 
+# A bucket that another context holds, and memory that a map without preallocation did not get.
+PASSING = BUSY | {errno.ENOMEM}
 BUSY_TRIES_MAX = 1_000
 BUSY_PAUSE_SECONDS = 0.0005
 
@@ -125,7 +128,7 @@ class MapWriter:
             if outcome.errno == skip:
                 tally.skipped += 1
                 at += 1
-            elif outcome.errno in (errno.EBUSY, errno.EAGAIN, errno.EINTR):
+            elif outcome.errno in PASSING:
                 busy += 1
                 tally.retries += 1
                 if busy > BUSY_TRIES_MAX:

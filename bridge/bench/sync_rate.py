@@ -71,7 +71,7 @@ class SyncRate:
         replica = stack.enter_context(_twin(source, claim.pin_directory / "b"))
         server = stack.enter_context(ServerThread(directory / "nats"))
 
-        def start(name: str, role: Role, emit: Path | None) -> NodeProcess:
+        def start(name: str, role: Role, emit: tuple[Path, Path] | None) -> NodeProcess:
             pin = loaded.map_pin(MAP_NAME) if emit else claim.pin_directory / "b" / MAP_NAME
             node = NodeProcess(
                 name,
@@ -84,7 +84,7 @@ class SyncRate:
             )
             return stack.enter_context(node)
 
-        a = start("a", Role.PUBLISH, loaded.map_pin("churn_ring"))
+        a = start("a", Role.PUBLISH, (loaded.map_pin("churn_ring"), loaded.map_pin("churn_lost")))
         b = start("b", Role.APPLY, None)
         a.await_running()
         b.await_running()

@@ -36,8 +36,8 @@ def command(sessions: int, capture: str, as_json: bool) -> None:
     """Track real TCP connections on node a and see them arrive in node b's map.
 
     Starts a nats-server and two bridges, opens connections between two network namespaces, starts
-    a third bridge late, and compares the three maps entry by entry. Needs root. Removes
-    everything it made. With --json, progress goes to standard error and the last line of standard
+    a third bridge late, compares the three maps entry by entry, and closes the connections again.
+    Needs root. Removes everything it made. With --json, progress goes to standard error and the last line of standard
     output is one object.
 
     \b
@@ -54,7 +54,8 @@ def command(sessions: int, capture: str, as_json: bool) -> None:
         _print(outcome)
     if not outcome.equal:
         raise NotEqualError(
-            f"maps differ: {outcome.missing} missing, {outcome.wrong} wrong, {outcome.extra} extra",
+            f"maps differ: {outcome.missing} missing, {outcome.wrong} wrong, {outcome.extra} extra,"
+            f" {outcome.left} left after closing",
             hint="this is a fault of mapbridge: please report it with the output above",
         )
 
@@ -108,5 +109,5 @@ def _print(outcome: Outcome) -> None:
     output.line()
     output.line(
         f"{outcome.sessions:,} sessions in {outcome.seconds:.0f} s: {outcome.missing} missing, "
-        f"{outcome.wrong} wrong, {outcome.extra} extra"
+        f"{outcome.wrong} wrong, {outcome.extra} extra; {outcome.left} left after closing them"
     )

@@ -27,6 +27,7 @@ from bridge.rig.nodes import NodeProcess
 
 NODES = ("a", "b", "c")
 OPEN_SECONDS_MAX = 900.0
+CLOSE_SECONDS_MAX = 300.0
 SYNC_SECONDS_MAX = 120.0
 RATE_SECONDS = 0.9  # over which a rate is taken
 LOOK_SECONDS = 0.25  # between two looks at the maps and at what the nodes say of themselves
@@ -62,11 +63,12 @@ class Outcome:
     missing: int
     wrong: int
     extra: int
+    left: int  # entries on all nodes after the connections were closed
     seconds: float
 
     @property
     def equal(self) -> bool:
-        return not (self.missing or self.wrong or self.extra)
+        return not (self.missing or self.wrong or self.extra or self.left)
 
 
 @dataclass(slots=True)
@@ -128,7 +130,14 @@ class Story:
         c.await_running()
         self._await_equal(traffic, b, [map_a, map_b, map_c])
         self._next("comparing the maps entry by entry")
-        return self._outcome(traffic, capture, compare(map_a, map_b), compare(map_a, map_c))
+        outcome = self._outcome(traffic, capture, compare(map_a, map_b), compare(map_a, map_c))
+        self._next("closing the connections")
+        traffic.close()
+        maps = [map_a, map_b, map_c]
+        traffic.wait(CLOSE_SECONDS_MAX, lambda progress: self._look(progress, b, maps))
+        self._await_equal(traffic, b, maps)
+        left = sum(m.count() for m in maps)
+        return replace(outcome, left=left, seconds=round(time.monotonic() - self._began, 2))
 
     def _next(self, step: str, **facts: object) -> None:
         self._scene = replace(self._scene, step=step, **facts)  # type: ignore[arg-type]
@@ -181,5 +190,6 @@ class Story:
             missing=b.missing + c.missing,
             wrong=b.wrong + c.wrong,
             extra=b.extra + c.extra,
-            seconds=round(time.monotonic() - self._began, 2),
+            left=0,
+            seconds=0.0,
         )

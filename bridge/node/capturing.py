@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
 
 from bridge.capture.drain import DrainThread
 from bridge.capture.emit import EmitSource
 from bridge.capture.modes import Selection, select_mode
 from bridge.capture.scan import StartupScan, SweepSource
-from bridge.capture.source import ChangeSource, Mode
+from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.config.settings import Config, MapConfig
 from bridge.kernel.maps import KernelMap
+from bridge.kernel.support import Support, judge
+from bridge.model import MapInfo
 from bridge.node.lane import Lane
 
 _STOP_SECONDS = 10.0
@@ -51,17 +52,18 @@ class Capturing:
         if self._selection is not None and self._selection.probes is not None:
             self._own_thread = self._selection.probes.own_thread()
 
-    def sweeps(self, entry: MapConfig) -> bool:
+    def sweeps(self, entry: MapConfig, info: MapInfo) -> bool:
         """Whether this map's changes are seen by comparing its contents."""
         if entry.emit is not None or not entry.role.publishes:
             return False
-        return self._selection is None or self._selection.probes is None
+        no_probes = self._selection is None or self._selection.probes is None
+        return no_probes or judge(info).support is Support.SWEEP
 
     def add(
         self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
         """Capture a map into its lane. ``ready``: the stream has been read to its end."""
-        if self.sweeps(entry):
+        if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
             self._register(entry.name, sweep)
             self._sweeps.add(sweep, lane.sink)
@@ -78,7 +80,7 @@ class Capturing:
 
     def _ring_of(self, entry: MapConfig, target: KernelMap) -> ChangeSource:
         if entry.emit is not None:
-            return EmitSource(target, entry.emit)
+            return EmitSource(target, entry.emit, entry.emit_losses)
         assert self._selection is not None, "start comes first"
         assert self._selection.probes is not None, "a sweep has no ring"
         return self._selection.probes.watch(target, entry.ring_bytes)
@@ -94,11 +96,11 @@ class Capturing:
         source.close()
         return clean
 
-    def losses(self, name: str) -> dict[str, int]:
-        """What was lost of a map since its capture began, by the place that lost it."""
+    def losses(self, name: str) -> Losses:
+        """What was lost of a map since its capture began."""
         with self._lock:
             source = self._sources.get(name)
-        return asdict(source.losses()) if source is not None else {}
+        return source.losses() if source is not None else Losses()
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of the capture side."""

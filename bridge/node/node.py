@@ -148,6 +148,8 @@ class Node:
     async def _write_status(self) -> None:
         while True:
             self._state.write("status.json", self.status())
+            for worker in self._workers:
+                worker.report_losses()
             await asyncio.sleep(STATUS_SECONDS)
 
     def status(self) -> dict[str, object]:

@@ -16,8 +16,9 @@ from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError
-from bridge.kernel.errors import MapNotFoundError
+from bridge.kernel.errors import MapNotFoundError, UnsupportedError
 from bridge.kernel.maps import KernelMap, open_map
+from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.lane import Lane
@@ -81,6 +82,7 @@ class MapWorker:
     state: MapState = MapState.WAITING
     stream: StreamCounters = field(default_factory=StreamCounters)
     _parts: _Parts | None = None
+    _losses_told: int = 0
 
     async def run(self) -> None:
         parts = self._parts = self._open(await self._find())
@@ -139,10 +141,19 @@ class MapWorker:
 
     def _open(self, kernel_map: KernelMap) -> _Parts:
         role, info = self.config.role, kernel_map.info
+        verdict = judge(info)
+        if verdict.support is Support.NO:
+            kernel_map.close()
+            raise UnsupportedError(
+                f"map {self.config.name}: cannot be bridged, {verdict.reason}",
+                hint="`mapbridge maps --all` lists what can be",
+            )
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
-        compares = role.publishes and (role.applies or self.services.capturing.sweeps(self.config))
+        compares = role.publishes and (
+            role.applies or self.services.capturing.sweeps(self.config, info)
+        )
         replica = Replica(
             origin,
             publishes=role.publishes,
@@ -209,6 +220,17 @@ class MapWorker:
         read = bool(parts.subscription.log_id) and parts.subscription.pending == 0
         return read and parts.target.counters.sequence >= parts.handed
 
+    def report_losses(self) -> None:
+        """Warn when changes were lost since the last call."""
+        losses = self.services.capturing.losses(self.config.name)
+        if losses.total > self._losses_told:
+            self._losses_told = losses.total
+            self.services.report.warn(
+                "changes were lost: replicas may differ until the keys change again",
+                map=self.config.name,
+                **{place: count for place, count in asdict(losses).items() if count},
+            )
+
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map."""
         answer: dict[str, object] = {
@@ -222,7 +244,7 @@ class MapWorker:
             return answer
         answer["id"] = parts.map.info.id
         answer["capture"] = asdict(parts.lane.counters) | {
-            "losses": self.services.capturing.losses(self.config.name)
+            "losses": asdict(self.services.capturing.losses(self.config.name))
         }
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())

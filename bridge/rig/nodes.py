@@ -36,14 +36,14 @@ class NodeProcess:
         role: Role,
         map_name: str = "ct",
         capture: str = "auto",
-        emit: Path | None = None,
+        emit: tuple[Path, Path] | None = None,  # pins of the ring and of the loss counter
     ) -> None:
         self.name = name
         self.map_name = map_name
         self.state_directory = directory / name
         self.state_directory.mkdir(parents=True)
         self._log_path = self.state_directory / "log"
-        emitting = f'emit = "{emit}"\n' if emit is not None else ""
+        emitting = f'emit = "{emit[0]}"\nemit_losses = "{emit[1]}"\n' if emit else ""
         config = self.state_directory / "mapbridge.toml"
         config.write_text(
             f'[node]\nname = "{name}"\ncluster = "demo"\nstate_dir = "{self.state_directory}"\n\n'

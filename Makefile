@@ -1,0 +1,74 @@
+# `make setup` makes a Debian or Ubuntu machine ready; every other target does it first, and does
+# nothing when it was done since the last change of the files that it depends on.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+KERNEL ?= 6.1
+SESSIONS ?= 1009
+ARGS ?=
+
+.PHONY: help
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+.PHONY: setup
+setup: $(READY) ## install what is needed (apt, .venv)
+
+$(READY): pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+
+.PHONY: demo
+demo: $(READY) ## two nodes on this machine, one map kept equal (ARGS="..." for options)
+	@$(BIN)/mapbridge demo $(ARGS)
+
+.PHONY: demo-vm
+demo-vm: $(READY) ## the same with kprobes, in a virtual machine (KERNEL=6.1)
+	@$(BIN)/python -m tests.vm run --kernel $(KERNEL) -- \
+		$(BIN)/mapbridge demo --sessions $(SESSIONS) $(ARGS)
+
+.PHONY: test
+test: lint proto-check test-unit test-integration test-vm ## everything; names what was skipped and why
+
+.PHONY: test-unit
+test-unit: $(READY) ## unit and property tests, no privileges
+	$(PYTEST) tests/unit tests/property $(ARGS)
+
+.PHONY: test-integration
+test-integration: $(READY) ## real maps and real brokers on this machine, as root
+	$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: test-vm
+test-vm: $(READY) ## the probes on a real kernel in a virtual machine (KERNEL=6.1)
+	$(BIN)/python -m tests.vm test --kernel $(KERNEL) $(ARGS)
+
+.PHONY: lint
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+.PHONY: format
+format: $(READY) ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: proto
+proto: $(READY) ## generate bridge/wire/*_pb2.py from schemas/
+	$(BIN)/python schemas/generate.py
+
+.PHONY: proto-check
+proto-check: $(READY) ## fail when the generated files are not what schemas/ gives
+	$(BIN)/python schemas/generate.py --check
+
+.PHONY: wheel
+wheel: $(READY) ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+
+.PHONY: clean
+clean: ## remove what was built, .venv too
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

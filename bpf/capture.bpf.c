@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * The capture programs: every attachment that reports changes of watched maps.
+ *
+ * Compiled by bridge/capture/loader.py, which passes as -D constants
+ *   MB_WITH_FUNCTIONS      kprobe and kretprobe on the map type's own functions
+ *   MB_WITH_SYSCALL        kprobe and kretprobe on the system call bpf(2)
+ *   MB_WITH_TRACEPOINTS    the same two programs on syscalls:sys_{enter,exit}_bpf
+ *   MB_WITH_ALARM          raw tracepoint on irq:softirq_entry (MB_AT_PROG_ACTIVE and
+ *                          MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables)
+ *   MB_AT_<STRUCT>_<FIELD> byte offsets in kernel structs, out of the kernel's own BTF
+ *   MB_SLOTS, MB_CPUS      how many maps can be watched at once; how many CPUs there may be
+ * No kernel struct is read through a header: compiling stays cheap and one set of headers serves
+ * kernels that it was not made for.
+ *
+ * One record per operation that succeeded, made at its end, with the times of its begin and end.
+ *
+ * No program here updates or deletes in a plain hash map: a probed function that is reached from
+ * inside a probe is refused and counted as a miss by the kernel, and those counts must mean
+ * something. What is remembered between two programs therefore lies in arrays and in an LRU hash.
+ *
+ * Programs on kprobes, kretprobes and classic tracepoints share the kernel's per-CPU guard
+ * bpf_prog_active: on one CPU one of them runs at a time, with preemption off. Each kind has its
+ * own scratch per CPU all the same, so that a change of attachment cannot make two share one.
+ */
+#include <asm/ptrace.h>
+#include "record.h"
+
+#define MB_ALL_MAPS MB_SLOTS /* slot of losses that cannot be laid at one map's door */
+
+/* Twin of WATCH in bridge/capture/tables.py. */
+struct watch {
+	u32 slot;
+	u32 key_size;
+	u32 value_size;
+	u32 chunk_updates; /* entries of a batch that fit a record, at least 1 */
+	u32 chunk_deletes;
+	u32 flags; /* reserved, 0 */
+};
+_Static_assert(sizeof(struct watch) == 24, "twin in tables.py");
+
+/* Twin of LOSS_KINDS in bridge/capture/tables.py; the last four are spare. */
+enum loss { LOST_RING_FULL, LOST_UNPAIRED, LOST_FAULT, LOST_STASH_FULL, LOSS_KINDS = 8 };
+struct losses {
+	u64 count[LOSS_KINDS];
+};
+_Static_assert(sizeof(struct losses) == 64, "twin in tables.py");
+
+/* The columns of one record; MB_SCRATCH_SIZE bounds the whole. */
+#define KEYS_MAX 8192
+#define VALUES_MAX MB_SCRATCH_SIZE
+#define CHUNKS_MAX 64
+
+/*
+ * What one operation needs while its records are made. It lies in memory and is read through a
+ * volatile pointer on purpose: a number out of memory is any number to the verifier, while one in a
+ * register is a case of its own, and in a loop the cases multiply.
+ */
+struct work {
+	u64 entered;
+	u64 left;
+	u64 keys; /* addresses of the columns; a single operation is a column of one */
+	u64 values;
+	u64 count;
+	u64 done;
+	u64 op;
+	u64 spare;
+};
+
+/*
+ * A record on its way to a ring, one for each CPU. An ordinary array with the CPU as index, because
+ * a per-CPU array's values are too small: the verifier wants room for the largest values behind the
+ * largest keys, although MB_SCRATCH_SIZE rules out that both come together.
+ */
+struct scratch {
+	u8 record[MB_HEADER_SIZE + KEYS_MAX + 8 + VALUES_MAX + 8];
+	struct work work;
+};
+
+BPF_HASH(watched, u32, struct watch, MB_SLOTS);
+BPF_HASH(own_threads, u32, u32, 256);
+BPF_RINGBUF_OUTPUT(ring_shape, 1);
+BPF_ARRAY_OF_MAPS(rings, "ring_shape", MB_SLOTS);
+/* Mapped into user space, so that looking at it costs no system call: a lookup by bpf(2) would
+ * blind the kprobes on that CPU while it lasts. Losses are rare, so one counter for all CPUs. */
+BPF_F_TABLE("array", u32, struct losses, losses, MB_SLOTS + 1, BPF_F_MMAPABLE);
+
+static __always_inline void lose(u32 slot, enum loss kind, u64 changes)
+{
+	struct losses *entry = losses.lookup(&slot);
+	if (entry)
+		__sync_fetch_and_add(&entry->count[kind], changes);
+}
+
+#define HIDE(number) asm volatile("" : "+r"(number))
+
+#define READ_KERNEL(into, address) \
+	bpf_probe_read_kernel(&(into), sizeof(into), (const void *)(address))
+#define READ_USER(into, address) bpf_probe_read_user(&(into), sizeof(into), (const void *)(address))
+
+static __always_inline long read_bytes(void *into, u64 size, u64 address, int from_user)
+{
+	if (from_user)
+		return bpf_probe_read_user(into, size, (const void *)address);
+	return bpf_probe_read_kernel(into, size, (const void *)address);
+}
+
+static __always_inline void fill_header(struct scratch *scratch, u32 count, u8 flags)
+{
+	volatile struct work *work = &scratch->work;
+	struct mb_header *header = (struct mb_header *)scratch->record;
+	u64 left = work->left;
+
+	header->left = left;
+	header->duration = mb_duration(work->entered, left);
+	header->writer = bpf_get_current_pid_tgid();
+	header->count = count;
+	header->op = work->op;
+	header->flags = flags;
+	header->cpu = bpf_get_smp_processor_id();
+}
+
+static __always_inline void output(const struct watch *watch, struct scratch *scratch, u64 size,
+				   u64 changes)
+{
+	u32 slot = watch->slot;
+	void *ring = rings.lookup(&slot);
+
+	if (!ring || bpf_ringbuf_output(ring, scratch->record, size, 0))
+		lose(slot, LOST_RING_FULL, changes);
+}
+
+/* "Look at this map again": what happened is known, what changed is not. */
+static __always_inline void emit_rescan(const struct watch *watch, struct scratch *scratch)
+{
+	fill_header(scratch, 0, MB_RESCAN);
+	output(watch, scratch, MB_HEADER_SIZE, 1);
+}
+
+/*
+ * Emit the next `count` entries of the work as one record; with one entry the layout is that of a
+ * single record. Returns 0, or -1 when memory could not be read.
+ *
+ * Sizes are 64-bit locals, hidden from the compiler before each bound is checked; otherwise it
+ * checks a copy or joins two checks into one, and the verifier loses the bound.
+ */
+static __always_inline int emit(const struct watch *watch, struct scratch *scratch, u64 count,
+				int from_user)
+{
+	volatile struct work *work = &scratch->work;
+	u64 keys_size = count * watch->key_size, values_size = count * watch->value_size, size;
+	u64 keys = work->keys, values = work->values;
+	u8 flags = count > 1 ? MB_BATCH : 0, is_update = work->op == MAPBRIDGE_UPDATE;
+
+	HIDE(keys_size);
+	if (keys_size > KEYS_MAX)
+		return -1;
+	HIDE(keys_size);
+	if (keys_size == 0)
+		return -1;
+	/* Zero the word that the padding is in: what an earlier record left there must not reach a
+	 * reader. Without padding it is the word behind, which is written later or not sent. */
+	*(u64 *)(scratch->record + MB_HEADER_SIZE + (keys_size & ~7ULL)) = 0;
+	if (read_bytes(scratch->record + MB_HEADER_SIZE, keys_size, keys, from_user))
+		return -1;
+	work->keys = keys + keys_size;
+	size = MB_HEADER_SIZE + ((keys_size + 7) & ~7ULL);
+
+	if (is_update || count == 1) { /* single records are all of one size */
+		u64 end = size + values_size;
+
+		HIDE(end);
+		HIDE(values_size);
+		if (end > MB_SCRATCH_SIZE || values_size > VALUES_MAX) {
+			flags |= MB_READ_KEY;
+		} else if (values_size) {
+			*(u64 *)(scratch->record + size + (values_size & ~7ULL)) = 0;
+			if (is_update &&
+			    read_bytes(scratch->record + size, values_size, values, from_user))
+				return -1;
+			size += (values_size + 7) & ~7ULL;
+		}
+		work->values = values + values_size;
+	}
+	fill_header(scratch, count, flags);
+	output(watch, scratch, size, count);
+	return 0;
+}
+
+/* ---- the canary: a map that is written in every way, to see which ways are seen ---------------- */
+
+BPF_HASH(canary, u32, u64, 64);
+
+/* Keys and values: twins in bridge/capture/canary.py. Classifiers, made to run by test runs. */
+int update_canary(void *packet)
+{
+	u32 key = 0x70726f67;
+	u64 value = 0x6d6170627269ULL;
+
+	return canary.update(&key, &value);
+}
+
+int delete_canary(void *packet)
+{
+	u32 key = 0x70726f67;
+
+	return canary.delete(&key);
+}
+
+#ifdef MB_WITH_FUNCTIONS
+#include "capture_functions.h"
+#endif
+
+#if defined(MB_WITH_SYSCALL) || defined(MB_WITH_TRACEPOINTS)
+#include "capture_syscall.h"
+#endif
+
+#ifdef MB_WITH_ALARM
+/*
+ * A softirq that is served while this CPU holds bpf_prog_active: kprobe programs are skipped in it,
+ * without a count. Not every such softirq writes a map, so this is an alarm and no number of
+ * losses. Raw tracepoints are not subject to that guard.
+ */
+BPF_F_TABLE("array", u32, u64, blind_softirqs, 1, BPF_F_MMAPABLE);
+
+int on_softirq_entry(void *ctx)
+{
+	u64 base = 0;
+	u32 active = 0, zero = 0;
+	u64 *count;
+
+	READ_KERNEL(base, MB_AT_PER_CPU_OFFSET + 8ULL * bpf_get_smp_processor_id());
+	READ_KERNEL(active, base + MB_AT_PROG_ACTIVE);
+	if (!active)
+		return 0;
+	count = blind_softirqs.lookup(&zero);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return 0;
+}
+#endif

@@ -1,0 +1,270 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Part of capture.bpf.c: entry and exit of the system call bpf(2). They see what user space writes.
+ */
+#ifndef MAPBRIDGE_CAPTURE_SYSCALL_H
+#define MAPBRIDGE_CAPTURE_SYSCALL_H
+
+/* enum bpf_cmd, include/uapi/linux/bpf.h: part of the kernel's stable interface. */
+#define UPDATE_ELEM 2
+#define DELETE_ELEM 3
+#define LOOKUP_AND_DELETE_ELEM 21
+#define LOOKUP_AND_DELETE_BATCH 25
+#define UPDATE_BATCH 26
+#define DELETE_BATCH 27
+#define WRITING_COMMANDS                                                                         \
+	((1U << UPDATE_ELEM) | (1U << DELETE_ELEM) | (1U << LOOKUP_AND_DELETE_ELEM) |            \
+	 (1U << LOOKUP_AND_DELETE_BATCH) | (1U << UPDATE_BATCH) | (1U << DELETE_BATCH))
+#define IS_BATCH(command) ((command) >= LOOKUP_AND_DELETE_BATCH)
+
+/* union bpf_attr: offsets of the single and of the batch commands. */
+#define ATTR_MAP_FD 0
+#define ATTR_KEY 8
+#define ATTR_VALUE 16
+#define ATTR_BATCH_KEYS 16
+#define ATTR_BATCH_VALUES 24
+#define ATTR_BATCH_COUNT 32
+#define ATTR_BATCH_MAP_FD 36
+
+#define ENOENT_ 2
+#define EFAULT_ 14
+#define ENOSPC_ 28
+#define UNKNOWN 0xffffffff
+
+/* A call between its entry and its exit. */
+struct call {
+	u64 attr;
+	u64 entered;
+	u32 command;
+	u32 map; /* 0: the page of the attributes was absent at entry */
+	u32 requested; /* entries of a batch, or UNKNOWN for the same reason */
+	u32 spare;
+};
+/* By thread. LRU, because its functions are not probed; threads inside bpf(2) at one time stay far
+ * below its size. */
+BPF_TABLE("lru_hash", u64, struct call, calls, 8192);
+BPF_ARRAY(syscall_scratch, struct scratch, MB_CPUS);
+
+/*
+ * The id of the map behind a descriptor of this process; 0 when there is none. Whether the file is
+ * a map at all need not be checked: with any other file the call fails and nothing is recorded.
+ */
+static __always_inline u32 map_of(u32 fd)
+{
+	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, map = 0;
+	u32 id = 0, size = 0;
+
+	READ_KERNEL(files, task + MB_AT_TASK_STRUCT_FILES);
+	READ_KERNEL(table, files + MB_AT_FILES_STRUCT_FDT);
+	READ_KERNEL(size, table + MB_AT_FDTABLE_MAX_FDS);
+	if (fd >= size)
+		return 0;
+	READ_KERNEL(array, table + MB_AT_FDTABLE_FD);
+	READ_KERNEL(file, array + 8ULL * fd);
+	READ_KERNEL(map, file + MB_AT_FILE_PRIVATE_DATA);
+	READ_KERNEL(id, map + MB_AT_BPF_MAP_ID); /* a failed read leaves zero */
+	return id;
+}
+
+/* Returns whether the call's map is one of the watched; `call->map` stays 0 when it is not known
+ * yet. */
+static __always_inline int resolve(struct call *call)
+{
+	u32 fd = 0;
+
+	if (READ_USER(fd, call->attr + (IS_BATCH(call->command) ? ATTR_BATCH_MAP_FD : ATTR_MAP_FD)))
+		return 1;
+	call->map = map_of(fd);
+	return watched.lookup(&call->map) != 0;
+}
+
+static __always_inline int enter_call(u32 command, u64 attr)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	u32 thread = pid_tgid, slot = MB_ALL_MAPS;
+	struct call call = {.attr = attr, .command = command, .requested = UNKNOWN};
+	struct call *old = calls.lookup(&pid_tgid);
+	struct watch *watch;
+
+	/* An exit that was not seen must not lend its stash to another call's exit. */
+	if (old) {
+		watch = watched.lookup(&old->map);
+		lose(watch ? watch->slot : slot, LOST_UNPAIRED, 1);
+		calls.delete(&pid_tgid);
+	}
+	if (command >= 32 || !((WRITING_COMMANDS >> command) & 1))
+		return 0;
+	if (!resolve(&call))
+		return 0;
+	if (own_threads.lookup(&thread))
+		return 0;
+	if (IS_BATCH(command) && READ_USER(call.requested, attr + ATTR_BATCH_COUNT))
+		call.requested = UNKNOWN;
+	call.entered = bpf_ktime_get_ns();
+	if (calls.update(&pid_tgid, &call)) {
+		watch = watched.lookup(&call.map);
+		lose(watch ? watch->slot : slot, LOST_STASH_FULL, 1);
+	}
+	return 0;
+}
+
+/*
+ * How many entries were done. Of a batch the kernel writes that number over `count`, except where
+ * it refuses the call before the first entry: then `count` is still what was asked for. Returns -1
+ * when it cannot be known.
+ */
+static __always_inline s64 entries_done(const struct call *call, s64 result)
+{
+	u32 count = 0;
+
+	if (!IS_BATCH(call->command)) {
+		if (result == -EFAULT_ && call->command == LOOKUP_AND_DELETE_ELEM)
+			return -1; /* gone, though its value could not be handed over */
+		return result == 0;
+	}
+	if (READ_USER(count, call->attr + ATTR_BATCH_COUNT))
+		return -1;
+	if (result == 0)
+		return count;
+	if (call->command == LOOKUP_AND_DELETE_BATCH && (result == -ENOENT_ || result == -ENOSPC_))
+		return count;
+	/* Lookup and delete: entries are gone that could not be handed to the caller. The others:
+	 * all may be done, and only `count` could not be written. */
+	if (result == -EFAULT_ && (call->command == LOOKUP_AND_DELETE_BATCH || count >= call->requested))
+		return -1;
+	if (call->requested == UNKNOWN)
+		return count ? -1 : 0;
+	return count < call->requested ? count : 0;
+}
+
+static __always_inline void emit_entries(const struct watch *watch, struct scratch *scratch)
+{
+	volatile struct work *work = &scratch->work;
+
+	for (int i = 0; i < CHUNKS_MAX; i++) {
+		u64 left_over = work->count - work->done, some = left_over;
+		u64 chunk = work->op == MAPBRIDGE_UPDATE ? watch->chunk_updates : watch->chunk_deletes;
+
+		if (left_over == 0)
+			return;
+		if (some > chunk)
+			some = chunk;
+		work->done += some;
+		if (emit(watch, scratch, some, 1)) {
+			lose(watch->slot, LOST_FAULT, left_over);
+			break;
+		}
+	}
+	if (work->done < work->count)
+		emit_rescan(watch, scratch);
+}
+
+/* Note where keys and values lie. Returns 0, or -1 when the attributes cannot be read. */
+static __always_inline int find_columns(const struct call *call, volatile struct work *work)
+{
+	int batch = IS_BATCH(call->command);
+	u64 keys = 0, values = 0;
+
+	if (READ_USER(keys, call->attr + (batch ? ATTR_BATCH_KEYS : ATTR_KEY)))
+		return -1;
+	/* The caller's attributes may end behind the last field that its command uses. */
+	if (work->op == MAPBRIDGE_UPDATE &&
+	    READ_USER(values, call->attr + (batch ? ATTR_BATCH_VALUES : ATTR_VALUE)))
+		return -1;
+	work->keys = keys;
+	work->values = values;
+	return 0;
+}
+
+/* All memory of the caller is read here: the kernel has just used it, so its pages are present. */
+static __always_inline int leave_call(s64 result)
+{
+	u64 pid_tgid = bpf_get_current_pid_tgid();
+	struct call *found = calls.lookup(&pid_tgid), call;
+	volatile struct work *work;
+	struct scratch *scratch;
+	struct watch *watch;
+	u32 cpu = bpf_get_smp_processor_id();
+	s64 count;
+
+	if (!found)
+		return 0;
+	call = *found;
+	calls.delete(&pid_tgid);
+	if (call.map == 0)
+		resolve(&call);
+	watch = watched.lookup(&call.map);
+	scratch = syscall_scratch.lookup(&cpu);
+	if (!watch || !scratch)
+		return 0;
+	count = entries_done(&call, result);
+	if (count == 0)
+		return 0;
+	work = &scratch->work;
+	work->left = bpf_ktime_get_ns();
+	work->entered = call.entered;
+	work->count = count;
+	work->done = 0;
+	work->op = call.command == UPDATE_ELEM || call.command == UPDATE_BATCH ? MAPBRIDGE_UPDATE
+									       : MAPBRIDGE_DELETE;
+	if (count < 0)
+		emit_rescan(watch, scratch);
+	else if (find_columns(&call, work))
+		lose(watch->slot, LOST_FAULT, count);
+	else
+		emit_entries(watch, scratch);
+	return 0;
+}
+
+#ifdef MB_WITH_SYSCALL
+/* The kernel's wrapper of a system call gets one argument: where the caller's registers lie. */
+int on_bpf_entry(struct pt_regs *ctx)
+{
+	u64 user = PT_REGS_PARM1(ctx), command = 0, attr = 0;
+
+#if defined(__x86_64__)
+	READ_KERNEL(command, user + offsetof(struct pt_regs, di));
+	READ_KERNEL(attr, user + offsetof(struct pt_regs, si));
+#elif defined(__aarch64__)
+	READ_KERNEL(command, user + offsetof(struct pt_regs, regs[0]));
+	READ_KERNEL(attr, user + offsetof(struct pt_regs, regs[1]));
+#else
+#error "system call probes: architecture not supported"
+#endif
+	return enter_call(command, attr);
+}
+
+int on_bpf_return(struct pt_regs *ctx)
+{
+	return leave_call((int)PT_REGS_RC(ctx));
+}
+#endif
+
+#ifdef MB_WITH_TRACEPOINTS
+/* /sys/kernel/tracing/events/syscalls/sys_{enter,exit}_bpf/format */
+struct enter_args {
+	u64 common;
+	u64 number;
+	u64 command;
+	u64 attr;
+	u64 size;
+};
+
+struct exit_args {
+	u64 common;
+	u64 number;
+	s64 result;
+};
+
+int on_enter_bpf(struct enter_args *args)
+{
+	return enter_call(args->command, args->attr);
+}
+
+int on_exit_bpf(struct exit_args *args)
+{
+	return leave_call(args->result);
+}
+#endif
+
+#endif

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only
+/*
+ * Changes a hash map as fast as BPF_PROG_TEST_RUN can run it: a generator for tests and benchmarks.
+ *
+ * What each operation does follows from the writer's settings and the number of operations that the
+ * writer has done before, so that a test can work out what the map must hold; the twin of that sum
+ * is in tests/integration/churn_twin.py. The packet's first four bytes say which writer a run is for.
+ * Two threads must not run the same writer at once. Build with -DEMIT to have each change emitted.
+ */
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <bpf/bpf_helpers.h>
+
+#include "mapbridge.h"
+
+#define CHURN_WRITERS 64
+#define CHURN_OPERATIONS_MAX 32 /* of one run */
+#define CHURN_IN_PLACE 1        /* write a value that is there through its pointer */
+
+#ifndef RING_BYTES
+#define RING_BYTES (1 << 24)
+#endif
+#ifndef MAP_ENTRIES
+#define MAP_ENTRIES (1 << 17)
+#endif
+
+struct churn_key {
+	__u64 number;
+	__u64 check; /* ~number */
+};
+
+struct churn_value {
+	__u64 count;    /* updates since the key was inserted, the insertion included */
+	__u64 changed;  /* bpf_ktime_get_ns() */
+	__u64 sequence; /* number of the writer's operation, from 0 */
+};
+
+struct churn_writer {
+	__u64 done;      /* operations so far */
+	__u64 first_key; /* the writer's keys are [first_key, first_key + keys) */
+	__u32 keys;
+	__u32 operations; /* of one run */
+	__u32 deletes;    /* of 1024 operations */
+	__u32 flags;
+	__u64 updates; /* from here on: what was done */
+	__u64 deletions;
+	__u64 vain; /* deletes of keys that were not there */
+	__u64 refused;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, MAP_ENTRIES);
+	__type(key, struct churn_key);
+	__type(value, struct churn_value);
+} churn SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, CHURN_WRITERS);
+	__type(key, __u32);
+	__type(value, struct churn_writer);
+} churn_writers SEC(".maps");
+
+#ifdef EMIT
+MAPBRIDGE_RING(churn_ring, RING_BYTES);
+MAPBRIDGE_LOSSES(churn_lost);
+#define emit_update(began, key, value) \
+	mapbridge_emit_update(&churn_ring, &churn_lost, began, key, value)
+#define emit_delete(began, key) \
+	mapbridge_emit_delete(&churn_ring, &churn_lost, began, key, struct churn_value)
+#else
+#define emit_update(began, key, value) ((void)(began))
+#define emit_delete(began, key) ((void)(began))
+#endif
+
+/* The finalizer of splitmix64: every bit of the answer depends on every bit of the question. */
+static __always_inline __u64 mix(__u64 x)
+{
+	x += 0x9E3779B97F4A7C15ull;
+	x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+	x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+	return x ^ (x >> 31);
+}
+
+static __always_inline void remove_key(struct churn_writer *writer, struct churn_key *key)
+{
+	__u64 began = MAPBRIDGE_BEGIN();
+
+	if (bpf_map_delete_elem(&churn, key)) {
+		writer->vain++;
+		return;
+	}
+	writer->deletions++;
+	emit_delete(began, key);
+}
+
+static __always_inline void update_key(struct churn_writer *writer, struct churn_key *key,
+				       __u64 sequence)
+{
+	__u64 began = MAPBRIDGE_BEGIN();
+	struct churn_value *found = bpf_map_lookup_elem(&churn, key);
+	struct churn_value value = {
+		.count = found ? found->count + 1 : 1,
+		.changed = began,
+		.sequence = sequence,
+	};
+
+	if (found && writer->flags & CHURN_IN_PLACE) {
+		*found = value;
+	} else if (bpf_map_update_elem(&churn, key, &value, BPF_ANY)) {
+		writer->refused++;
+		return;
+	}
+	writer->updates++;
+	emit_update(began, key, &value);
+}
+
+static __always_inline void operate(struct churn_writer *writer)
+{
+	__u64 sequence = writer->done++;
+	__u64 random = mix(sequence ^ (writer->first_key << 32));
+	struct churn_key key = {};
+
+	key.number = writer->first_key + (random & 0xFFFFFFFF) % (writer->keys ?: 1);
+	key.check = ~key.number;
+	if ((random >> 32) % 1024 < writer->deletes)
+		remove_key(writer, &key);
+	else
+		update_key(writer, &key, sequence);
+}
+
+SEC("tc")
+int churn_run(struct __sk_buff *packet)
+{
+	__u32 *data = (__u32 *)(long)packet->data;
+	struct churn_writer *writer;
+	__u32 number;
+
+	if ((void *)(data + 1) > (void *)(long)packet->data_end)
+		return TC_ACT_SHOT;
+	number = *data;
+	writer = bpf_map_lookup_elem(&churn_writers, &number);
+	if (!writer)
+		return TC_ACT_SHOT;
+	for (int i = 0; i < CHURN_OPERATIONS_MAX; i++) {
+		if (i >= writer->operations)
+			break;
+		operate(writer);
+	}
+	return TC_ACT_OK;
+}
+
+char LICENSE[] SEC("license") = "GPL";

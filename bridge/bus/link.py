@@ -1,0 +1,255 @@
+"""One physical connection to the broker: requests, subscriptions, and the moment it is lost.
+
+Requests have an inbox and futures of their own, because those of nats-py wait out their timeout
+when the connection goes; here they fail at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import orjson
+from nats import errors as nats_errors
+from nats.aio import client as nats_client
+
+from bridge.errors import BridgeError
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+    from nats.aio.subscription import Subscription as RawSubscription
+
+_SHUT_SECONDS = 2.0
+
+
+class RequestError(BridgeError):
+    """A request without an answer. ``sent`` tells whether it may have been carried out."""
+
+    def __init__(self, message: str, *, sent: bool, no_responder: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+        self.no_responder = no_responder
+
+
+class Client(nats_client.Client):
+    """nats-py's client, proof against headers that nobody can parse."""
+
+    async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
+        # An exception here would end the read loop without ending the connection.
+        try:
+            return await super()._process_headers(headers)
+        except (IndexError, ValueError):
+            return None
+
+    @property
+    def began(self) -> bool:
+        """Whether ``connect`` got far enough for ``close`` to work."""
+        return self._flush_queue is not None
+
+    def abort(self) -> None:
+        """Drop the socket without writing what is queued: a broker that hangs never reads it."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+
+class Reply:
+    """The JSON answer of the JetStream API."""
+
+    def __init__(self, data: bytes) -> None:
+        try:
+            body = orjson.loads(data)
+        except orjson.JSONDecodeError as error:
+            raise RequestError("broker: answered no JSON", sent=True) from error
+        self.body: dict[str, object] = body if isinstance(body, dict) else {}
+        found = self.body.get("error")
+        failure: dict[str, object] = found if isinstance(found, dict) else {}
+        self.error_code = _int(failure.get("err_code")) or _int(failure.get("code"))
+        self.error = str(failure.get("description", "")) if failure else ""
+
+    def section(self, *names: str) -> dict[str, object]:
+        """The object under ``names``, empty when there is none."""
+        here = self.body
+        for name in names:
+            found = here.get(name)
+            here = found if isinstance(found, dict) else {}
+        return here
+
+    def number(self, *names: str) -> int:
+        """The integer under ``names``, 0 when there is none."""
+        return _int(self.section(*names[:-1]).get(names[-1]))
+
+    def text(self, *names: str) -> str:
+        """The text under ``names``, empty when there is none."""
+        return str(self.section(*names[:-1]).get(names[-1], ""))
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+class Link:
+    """A connected client; once lost it never comes back."""
+
+    def __init__(self, client: Client, url: str, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._inbox = ""
+        self._requests = 0
+        self._lost_callbacks: list[Callable[[], None]] = []
+        self.url = url
+        self.lost = asyncio.Event()
+        self.loss = ""
+        self.trouble = ""  # what the broker said last: a missing permission shows here only
+
+    @property
+    def alive(self) -> bool:
+        return not self.lost.is_set()
+
+    @property
+    def max_payload(self) -> int:
+        return self._client.max_payload
+
+    @property
+    def server_version(self) -> str:
+        return str(self._client._server_info.get("version", ""))
+
+    @property
+    def version(self) -> tuple[int, int]:
+        version = self._client.connected_server_version
+        return version.major, version.minor
+
+    @property
+    def jetstream(self) -> bool:
+        return bool(self._client._server_info.get("jetstream", False))
+
+    async def start(self) -> None:
+        self._inbox = self._client.new_inbox()
+        await self._client.subscribe(
+            f"{self._inbox}.*", cb=self._answer, pending_msgs_limit=-1, pending_bytes_limit=-1
+        )
+
+    async def request(
+        self, subject: str, data: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        """The first answer to ``data``; raises ``RequestError``."""
+        loop = asyncio.get_running_loop()
+        if not self.alive:
+            raise RequestError(f"broker: connection lost ({self.loss})", sent=False)
+        self._requests += 1
+        token = str(self._requests)
+        future: asyncio.Future[Msg] = loop.create_future()
+        self._waiting[token] = future
+        timer = loop.call_later(self._timeout_seconds, self._expire, token)
+        try:
+            await self.send(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
+            message = await future
+        finally:
+            timer.cancel()
+            self._waiting.pop(token, None)
+        if not message.data and (message.headers or {}).get("Status") == "503":
+            raise RequestError("broker: nobody answers", sent=False, no_responder=True)
+        return message
+
+    async def call(self, subject: str, body: Mapping[str, object] | None = None) -> Reply:
+        """A request of the JetStream API; raises ``RequestError`` when there is no answer."""
+        data = b"" if body is None else orjson.dumps(body)
+        return Reply((await self.request(subject, data)).data)
+
+    async def send(
+        self,
+        subject: str,
+        data: bytes = b"",
+        *,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish without waiting; raises ``RequestError`` when nothing went out."""
+        try:
+            await self._client.publish(
+                subject, data, reply=reply, headers=dict(headers) if headers else None
+            )
+        except (nats_errors.Error, OSError) as error:
+            raise RequestError(f"broker: cannot send ({error})", sent=False) from error
+
+    def new_inbox(self) -> str:
+        return self._client.new_inbox()
+
+    async def subscribe(self, subject: str, take: Callable[[Msg], None]) -> RawSubscription:
+        """``take`` gets every message; what may come in must be bounded by what is asked for."""
+
+        async def deliver(message: Msg) -> None:
+            take(message)
+
+        try:
+            return await self._client.subscribe(
+                subject, cb=deliver, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
+        except (nats_errors.Error, OSError) as error:
+            raise RequestError(f"broker: cannot subscribe ({error})", sent=False) from error
+
+    async def unsubscribe(self, subscription: RawSubscription) -> None:
+        with contextlib.suppress(nats_errors.Error, OSError):
+            await subscription.unsubscribe()
+
+    async def pulse(self, timeout_seconds: float) -> bool:
+        """Whether the broker answers a ping: the connection works in both directions."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._client.flush(timeout=int(timeout_seconds) + 1)
+        except (nats_errors.Error, TimeoutError, OSError):
+            return False
+        return True
+
+    def on_lost(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when the link is lost (now, when it is already)."""
+        if self.alive:
+            self._lost_callbacks.append(callback)
+        else:
+            callback()
+
+    def lose(self, reason: str) -> None:
+        """Declare the link lost: requests in flight fail now."""
+        if self.lost.is_set():
+            return
+        self.loss = reason
+        self.lost.set()
+        callbacks, self._lost_callbacks = self._lost_callbacks, []
+        for callback in callbacks:
+            callback()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(RequestError(f"broker: connection lost ({reason})", sent=True))
+
+    async def shut(self) -> None:
+        """Close the socket, in bounded time even when the broker hangs."""
+        hung = self.lost.is_set()
+        self.lose("closed")
+        if not self._client.began:
+            return
+        if hung:
+            self._client.abort()
+        try:
+            async with asyncio.timeout(_SHUT_SECONDS):
+                await self._client.close()
+        except (nats_errors.Error, TimeoutError, OSError):
+            self._client.abort()
+
+    async def _answer(self, message: Msg) -> None:
+        future = self._waiting.get(message.subject.rpartition(".")[2])
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _expire(self, token: str) -> None:
+        future = self._waiting.get(token)
+        if future is not None and not future.done():
+            future.set_exception(
+                RequestError(
+                    f"broker: no answer within {self._timeout_seconds:g} seconds"
+                    + (f" (it said: {self.trouble})" if self.trouble else ""),
+                    sent=True,
+                )
+            )

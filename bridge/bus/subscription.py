@@ -1,0 +1,243 @@
+"""A subscription that survives its consumers: each message of the log once, in order.
+
+Three marks in the log, in this order at all times:
+  verified   everything of ours up to here was received, and nothing had been removed unread
+  received   the last message that came into the buffer; the next consumer starts behind it
+  head       the log's end
+Between verified and received retention may have taken messages before they were read: the server
+skips them without a word. So the log's first sequence is asked for now and then, and when it has
+passed ``verified`` the reader gets a ``Gap``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Sequence
+
+from bridge.bus.buffer import InboundBuffer, Raw
+from bridge.bus.connection import Connection, end_task
+from bridge.bus.consumer import DoubtError, OrderedConsumer
+from bridge.bus.inbound import to_item
+from bridge.bus.link import Link, RequestError
+from bridge.bus.protocol import (
+    Broken,
+    Gap,
+    Item,
+    LogReplacedError,
+    LogState,
+    LogUnavailableError,
+    SubscriptionCounters,
+)
+from bridge.bus.streams import STREAM_NOT_FOUND, log_state
+from bridge.errors import BridgeError, InvariantError
+from bridge.wire.subjects import cluster_filter, map_filter, stream_name
+
+BUFFER_BYTES_MAX = 24 << 20
+_TICK_SECONDS = 1.0
+_VERIFY_TICKS = 5
+_PAUSE_SECONDS_MIN = 0.02
+_PAUSE_SECONDS_MAX = 5.0
+_MISSING_MAX = 7  # failures in a row with "no such stream" before it is believed
+_REPORT_AT = 6
+
+
+class NatsSubscription:
+    """Implements ``Subscription``; one task of its own, ended by ``close``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        cluster: str,
+        maps: Sequence[str],
+        after: int,
+        log_id: str,
+        name: str,
+        report: Callable[[str], None],
+        on_close: Callable[[NatsSubscription], None],
+        buffer_bytes_max: int = BUFFER_BYTES_MAX,
+    ) -> None:
+        self.counters = SubscriptionCounters()
+        self.name = name
+        self._connection = connection
+        self._api = connection.settings.api_prefix
+        self._stream = stream_name(cluster)
+        self._filters = [map_filter(cluster, m) for m in maps] or [cluster_filter(cluster)]
+        self._received = after
+        self._verified = after
+        self._log_id = log_id
+        self._report = report
+        self._on_close = on_close
+        self._buffer_bytes_max = buffer_bytes_max
+        self._buffer = InboundBuffer()
+        self._consumer: OrderedConsumer | None = None
+        self._pending = 0
+        self._missing = 0
+        self._opened = False
+        self._closed = False
+        self._task = asyncio.create_task(self._run(), name=f"bus-subscription-{name}")
+
+    def __aiter__(self) -> NatsSubscription:
+        return self
+
+    async def __anext__(self) -> Item:
+        raw = await self._buffer.take()
+        consumer = self._consumer
+        if consumer is not None and not consumer.attention.is_set() and consumer.may_pull():
+            consumer.attention.set()
+        if isinstance(raw, Gap):
+            return raw
+        item = to_item(raw.sequence, raw.stored_at_ns, raw.subject, raw.data)
+        if isinstance(item, Broken):
+            self.counters.broken += 1
+        return item
+
+    @property
+    def pending(self) -> int:
+        consumer = self._consumer
+        return len(self._buffer) + (self._pending if consumer is None else consumer.pending)
+
+    @property
+    def log_id(self) -> str:
+        return self._log_id
+
+    async def head(self) -> int:
+        pause = _PAUSE_SECONDS_MIN
+        while True:
+            link = await self._connection.link()
+            try:
+                return (await self._log_state(link)).last
+            except (DoubtError, RequestError):
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PAUSE_SECONDS_MAX)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        await end_task(self._task)
+        self._buffer.discard()
+        self._buffer.end()
+        self._on_close(self)
+
+    async def _run(self) -> None:
+        failures = 0
+        try:
+            while not self._closed:
+                link = await self._connection.link()
+                consumer = OrderedConsumer(
+                    link,
+                    api=self._api,
+                    stream=self._stream,
+                    name=self.name,
+                    filters=self._filters,
+                    take=self._take,
+                    room=self._room,
+                )
+                reason = await self._live(link, consumer)
+                failures = 0 if consumer.consumed else failures + 1
+                if failures and failures % _REPORT_AT == 0:
+                    self._report(f"log {self._stream}: cannot be read ({reason}); trying again")
+                pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2 ** min(failures, 10))
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
+        except BridgeError as error:
+            self._buffer.end(error)
+        except Exception as error:  # noqa: BLE001 - the reader must not wait for ever
+            failure = InvariantError(f"log {self._stream}: reading failed ({error!r})")
+            failure.__cause__ = error
+            self._buffer.end(failure)
+
+    async def _live(self, link: Link, consumer: OrderedConsumer) -> str:
+        """One consumer's life; why it ended."""
+        try:
+            await self._check_log(link)
+            await consumer.open(self._received)
+            self.counters.recreated += self._opened
+            self._opened = True
+            self._consumer = consumer
+            await self._keep(link, consumer)
+        except (DoubtError, RequestError) as error:
+            return str(error)
+        except asyncio.CancelledError:
+            self._consumer = None
+            await consumer.close()
+            await consumer.remove()
+            raise
+        finally:
+            self._consumer = None
+            self._pending = consumer.pending
+            await consumer.close()
+        return consumer.reason
+
+    async def _keep(self, link: Link, consumer: OrderedConsumer) -> None:
+        """Requests, heartbeats and checks, until there is a doubt."""
+        loop = asyncio.get_running_loop()
+        next_tick, ticks = loop.time() + _TICK_SECONDS, 0
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(next_tick):
+                    await consumer.attention.wait()
+            consumer.attention.clear()
+            if consumer.doubted:
+                return
+            await consumer.pull()
+            if loop.time() < next_tick:
+                continue
+            next_tick = loop.time() + _TICK_SECONDS
+            consumer.tick()
+            ticks += 1
+            if ticks % _VERIFY_TICKS == 0:
+                await self._verify(link, consumer)
+
+    async def _log_state(self, link: Link) -> LogState:
+        reply = await link.call(f"{self._api}.STREAM.INFO.{self._stream}", {})
+        if reply.error_code == STREAM_NOT_FOUND:
+            self._missing += 1
+            if self._missing > _MISSING_MAX:
+                raise LogUnavailableError(
+                    f"log {self._stream}: does not exist on the broker",
+                    hint="a node makes it at its start; check the cluster's name",
+                )
+            raise DoubtError(reply.error)
+        if reply.error_code:
+            raise DoubtError(reply.error)
+        self._missing = 0
+        return log_state(reply)
+
+    async def _check_log(self, link: Link) -> LogState:
+        """The log is still the one, and holds what comes next; else an error, or a gap."""
+        received = self._received
+        state = await self._log_state(link)
+        if (self._log_id and state.id != self._log_id) or state.last < received:
+            raise LogReplacedError(
+                f"log {self._stream}: it was made anew, or lost messages that had been read"
+                f" (ends at {state.last}, read up to {received})"
+            )
+        self._log_id = state.id
+        if state.first > self._verified + 1:
+            self._buffer.put(Gap(self._verified + 1, state.first - 1))
+            self.counters.gaps += 1
+            self._verified = max(received, state.first - 1)
+            self._received = max(self._received, state.first - 1)
+        else:
+            self._verified = max(self._verified, received)
+        return state
+
+    async def _verify(self, link: Link, consumer: OrderedConsumer) -> None:
+        state = await self._check_log(link)
+        if self._verified < state.last and await consumer.caught_up():
+            self._verified = max(self._verified, state.last)
+
+    def _room(self) -> int:
+        return self._buffer_bytes_max - self._buffer.bytes
+
+    def _take(self, raw: Raw) -> None:
+        self._received = raw.sequence
+        if raw.sequence == self._verified + 1:
+            self._verified = raw.sequence
+        self.counters.received += 1
+        self.counters.bytes += len(raw.data)
+        self._buffer.put(raw)
+        self.counters.buffered_bytes_peak = self._buffer.bytes_peak

@@ -1,0 +1,148 @@
+"""Which programs go where: compiles ``bpf/capture.bpf.c`` for a mode and attaches it.
+
+Nothing is read through kernel headers: struct offsets come from the kernel's own BTF, addresses
+from its symbol table.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.capture.loader import TRACEFS, ProbeError, ProbeObject, read_source
+from bridge.capture.source import Mode
+from bridge.kernel.btf import KernelBtf
+from bridge.kernel.headers import use_headers
+from bridge.kernel.symbols import KALLSYMS, SymbolTable
+
+RETURNS_AWAITED_MAX = 1024  # kretprobe instances: calls inside one function at one time
+CALLS_AWAITED_MAX = 4096  # the same for bpf(2); the kernel's limit (KRETPROBE_MAXACTIVE_MAX)
+_FUNCTIONS = (
+    ("htab_map_update_elem", "on_update_entry", "on_update_return"),
+    ("htab_map_delete_elem", "on_delete_entry", "on_delete_return"),
+)
+_SYSCALL_SYMBOLS = ("__x64_sys_bpf", "__arm64_sys_bpf")
+_ALARM_SYMBOLS = (b"bpf_prog_active", b"__per_cpu_offset")
+CACHE = Path("/var/cache/mapbridge")
+_OFFSETS = (
+    ("bpf_map", "id"),
+    ("task_struct", "files"),
+    ("files_struct", "fdt"),
+    ("fdtable", "max_fds"),
+    ("fdtable", "fd"),
+    ("file", "private_data"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a mode attaches on a kernel.
+
+    ``functions`` are the map functions probed; ``entry`` is the system call's symbol, or ``None``
+    when the tracepoints serve instead; ``alarm`` are the addresses that the softirq alarm needs.
+    """
+
+    functions: tuple[str, ...]
+    entry: str | None
+    alarm: tuple[int, int] | None
+
+    def defines(self, slots: int, cpus: int) -> dict[str, int]:
+        """The ``-D`` constants of ``bpf/capture.bpf.c``."""
+        parts = {
+            "MB_WITH_FUNCTIONS": bool(self.functions),
+            "MB_WITH_SYSCALL": self.entry is not None,
+            "MB_WITH_TRACEPOINTS": self.entry is None,
+            "MB_WITH_ALARM": self.alarm is not None,
+        }
+        defines = {part: 1 for part, wanted in parts.items() if wanted}
+        defines |= {"MB_SLOTS": slots, "MB_CPUS": cpus}
+        if self.alarm is not None:
+            defines["MB_AT_PROG_ACTIVE"], defines["MB_AT_PER_CPU_OFFSET"] = self.alarm
+        btf = KernelBtf.load()
+        for struct, field in _OFFSETS:
+            defines[f"MB_AT_{struct}_{field}".upper()] = btf.offset(struct, field)
+        return defines
+
+
+def make_plan(mode: Mode) -> Plan:
+    """The plan for ``KPROBE`` or ``SYSCALL``. Raises ``ProbeError`` when the kernel lacks a part.
+
+    For bpf(2), kprobes are preferred: the tracepoints make every system call of the machine slower.
+    """
+    if mode not in (Mode.KPROBE, Mode.SYSCALL):
+        raise ProbeError(f"probes: no such mode (got {mode})", hint="use kprobe or syscall")
+    functions = tuple(name for name, _, _ in _FUNCTIONS)
+    symbols = SymbolTable.load().resolve((*functions, *_SYSCALL_SYMBOLS))
+    # A renamed form may take its arguments elsewhere: only the exact name will do.
+    found = {name for name, symbol in symbols.items() if symbol and symbol.name == name}
+    kprobes = has_kprobes()
+    entry = next((name for name in _SYSCALL_SYMBOLS if kprobes and name in found), None)
+    if mode is Mode.SYSCALL:
+        return Plan((), entry, None)
+    if not kprobes:
+        raise ProbeError(
+            "mode kprobe: this kernel has no kprobes (no kprobe_events in tracefs)",
+            hint="use mode sweep, or a kernel with CONFIG_KPROBE_EVENTS and tracefs mounted",
+        )
+    absent = [name for name in functions if name not in found]
+    if absent:
+        raise ProbeError(
+            f"mode kprobe: kernel functions not found (got no {', '.join(absent)})",
+            hint="see that /proc/kallsyms is readable; else use mode sweep",
+        )
+    return Plan(functions, entry, _alarm_addresses())
+
+
+def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
+    """Compile and attach; merged kernel headers go below ``cache``.
+
+    On an error nothing stays attached.
+    """
+    use_headers(cache)
+    programs = ProbeObject(read_source(), plan.defines(slots, possible_cpus()))
+    try:
+        _attach_calls(programs, plan)
+        for symbol, entry, back in _FUNCTIONS:
+            if symbol not in plan.functions:
+                continue
+            # The return first: an entry without its return would leave a stash behind.
+            programs.attach_kprobe(symbol, back, on_return=True, instances=RETURNS_AWAITED_MAX)
+            programs.attach_kprobe(symbol, entry, on_return=False)
+        if plan.alarm is not None:
+            programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
+    except BaseException:
+        programs.close()
+        raise
+    return programs
+
+
+def _attach_calls(programs: ProbeObject, plan: Plan) -> None:
+    if plan.entry is None:
+        programs.attach_tracepoint("syscalls:sys_exit_bpf", "on_exit_bpf")
+        programs.attach_tracepoint("syscalls:sys_enter_bpf", "on_enter_bpf")
+        return
+    programs.attach_kprobe(plan.entry, "on_bpf_return", on_return=True, instances=CALLS_AWAITED_MAX)
+    programs.attach_kprobe(plan.entry, "on_bpf_entry", on_return=False)
+
+
+def _alarm_addresses() -> tuple[int, int] | None:
+    """Addresses of ``_ALARM_SYMBOLS``; kernels without CONFIG_KALLSYMS_ALL do not tell them."""
+    data = KALLSYMS.read_bytes()
+    addresses = []
+    for name in _ALARM_SYMBOLS:
+        match = re.search(rb"^([0-9a-f]+) [A-Za-z] " + name + rb"$", data, re.MULTILINE)
+        addresses.append(int(match[1], 16) if match else 0)
+    active, offset = addresses
+    return (active, offset) if active and offset else None
+
+
+def has_kprobes() -> bool:
+    """Whether kprobes can be made through tracefs."""
+    return any((folder / "kprobe_events").exists() for folder in TRACEFS)
+
+
+def possible_cpus() -> int:
+    """One more than the highest number that a CPU can have."""
+    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(text.replace(",", "-").split("-")[-1]) + 1

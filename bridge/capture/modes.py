@@ -1,0 +1,69 @@
+"""Choosing how changes are seen: ``auto`` takes the first mode that the canary proves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bridge.capture.attach import CACHE
+from bridge.capture.canary import Coverage, prove
+from bridge.capture.loader import ProbeError
+from bridge.capture.probes import ProbeCapture
+from bridge.capture.source import Mode
+from bridge.capture.tables import SLOTS_MAX
+from bridge.errors import BridgeError
+
+# Mode syscall is not among them: alone it is blind to what BPF programs write, and says nothing.
+AUTO_ORDER = (Mode.KPROBE,)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What runs now. In mode ``SWEEP`` there are no probes: maps are compared at intervals.
+
+    ``rejected`` gives the reason for each mode that was tried and not taken.
+    """
+
+    mode: Mode
+    probes: ProbeCapture | None
+    coverage: Coverage
+    rejected: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        if self.probes is not None:
+            self.probes.close()
+
+
+def select_mode(mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> Selection:
+    """Start the mode that was asked for, or for ``AUTO`` the best that works.
+
+    Raises ``BridgeError`` when a mode that was asked for by name does not work; ``AUTO`` ends with
+    ``SWEEP``, which always does. ``slots`` bounds how many maps can be watched at once, ``cache``
+    is a folder for merged kernel headers.
+    """
+    rejected: dict[str, str] = {}
+    if mode not in (Mode.AUTO, Mode.SWEEP):
+        return _start_proven(mode, slots, cache)
+    if mode is Mode.AUTO:
+        for candidate in AUTO_ORDER:
+            try:
+                return _start_proven(candidate, slots, cache)
+            except BridgeError as error:
+                rejected[str(candidate)] = f"{error}; {error.hint}" if error.hint else str(error)
+    return Selection(Mode.SWEEP, None, Coverage(Mode.SWEEP, ()), rejected)
+
+
+def _start_proven(mode: Mode, slots: int, cache: Path) -> Selection:
+    probes = ProbeCapture.start(mode, slots=slots, cache=cache)
+    try:
+        coverage = prove(probes)
+        if not coverage.proven:
+            gaps = ", ".join(f"{f.writer} {f.operation}: {f.seen}" for f in coverage.gaps())
+            raise ProbeError(
+                f"mode {mode}: the probes do not report all writes (got {gaps})",
+                hint="use mode sweep on this kernel, and report its version",
+            )
+    except BaseException:
+        probes.close()
+        raise
+    return Selection(mode, probes, coverage)

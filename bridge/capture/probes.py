@@ -1,0 +1,246 @@
+"""Capture by probes: attaches the programs of ``bpf/capture.bpf.c`` and gives a source per map.
+
+Two parts report changes. *Functions*: kprobe and kretprobe on the map type's own functions, which
+see what BPF programs write. *System call*: entry and exit of bpf(2), which see what user space
+writes. The kernel skips programs on kprobes while it works on a map for bpf(2), so neither part
+sees the other's changes. ``bridge.capture.canary`` proves what the running kernel makes of it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+
+from bridge.capture.attach import CACHE, attach, make_plan
+from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
+from bridge.capture.record import ring_bytes as fitting_ring_bytes
+from bridge.capture.ring_source import RingSource
+from bridge.capture.source import Losses, Mode
+from bridge.capture.tables import SLOTS_MAX, LossTable, Watch, check_watchable, losses_since
+from bridge.kernel.maps import KernelMap, MapType, create_map, map_info
+from bridge.model import U64
+
+RING_BYTES_MIN = 65_536  # twice the largest record
+MISSES_SECONDS = 1.0  # age at which the kernel's miss counts are read again
+_CANARY_TRIES = 100
+_CANARY_PAUSE_SECONDS = 0.002
+_ONE = (1).to_bytes(4, "little")
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A watched map. ``base`` and ``missed`` are the counts at the time of the watch."""
+
+    watch: Watch
+    base: U64
+    missed: int
+
+
+class _Tables:
+    """The programs' maps, opened."""
+
+    def __init__(self, programs: ProbeObject, slots: int) -> None:
+        self.watched = _open(programs, "watched")
+        self.rings = _open(programs, "rings")
+        self.own_threads = _open(programs, "own_threads")
+        self.canary = _open(programs, "canary")
+        self.losses = LossTable(programs.map_fd("losses"), slots)
+        self.blind = _open(programs, "blind_softirqs") if programs.has("blind_softirqs") else None
+
+    def close(self) -> None:
+        for table in (self.watched, self.rings, self.own_threads, self.canary):
+            table.close()
+        self.losses.close()
+        if self.blind is not None:
+            self.blind.close()
+
+
+class ProbeCapture:
+    """The attached programs and the maps that they watch.
+
+    Made by ``start``; ``close`` detaches everything. All methods may be called from any thread.
+    """
+
+    def __init__(self, mode: Mode, programs: ProbeObject, slots: int) -> None:
+        self.mode = mode
+        self._programs = programs
+        self._tables = _Tables(programs, slots)
+        self._free = deque(range(slots))
+        self._slots: dict[int, _Slot] = {}
+        self._lock = threading.RLock()
+        self._missed = 0
+        self._missed_read_at = 0.0
+        self._is_open = True
+        self.canary_lock = threading.Lock()
+        self.canary_source = self.watch(self._tables.canary, RING_BYTES_MIN)
+
+    @classmethod
+    def start(cls, mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> ProbeCapture:
+        """Compile, load and attach for ``KPROBE`` or ``SYSCALL``; one slot is the canary's.
+
+        ``cache`` is a folder for merged kernel headers.
+
+        Raises ``ProbeError`` or another ``BridgeError``; then nothing is left attached.
+        """
+        programs = attach(make_plan(mode), slots, cache)
+        try:
+            return cls(mode, programs, slots)
+        except BaseException:
+            programs.close()
+            raise
+
+    @property
+    def canary(self) -> KernelMap:
+        """The private map that the canary writes; its changes come out of ``canary_source``."""
+        return self._tables.canary
+
+    def canary_program(self, function: str) -> int:
+        """The descriptor of one of the classifiers that write the canary."""
+        return self._programs.load(function, ProgramType.SCHED_CLS)
+
+    def watch(self, target: KernelMap, ring_bytes: int) -> RingSource:
+        """Report the changes of a map from now on, through a ring of at least ``ring_bytes``.
+
+        The map must stay open as long as the source, which closing ends the watch. Raises
+        ``UnwatchableError`` for kinds of maps that are not covered, ``ProbeError`` when the map is
+        watched already or no slot is free.
+        """
+        info = target.info
+        check_watchable(info)
+        with self._lock:
+            if info.id in self._slots:
+                raise ProbeError(f"map {info.name} (id {info.id}): watched already")
+            if not self._free:
+                raise ProbeError(
+                    f"map {info.name} (id {info.id}): no slot free (got {len(self._slots)} maps)",
+                    hint="watch fewer maps",
+                )
+            size = fitting_ring_bytes(max(ring_bytes, RING_BYTES_MIN))
+            slot = _Slot(
+                Watch(self._free[0], info.key_size, info.value_size),
+                self._tables.losses.read(self._free[0]),
+                self._read_missed(),
+            )
+            number = slot.watch.slot.to_bytes(4, "little")
+            with create_map(MapType.RINGBUF, 0, 0, size, name="mapbridge_ring") as ring:
+                self._tables.rings.update(number, ring.fileno().to_bytes(4, "little"))
+                source = RingSource(
+                    ring.fileno(),
+                    size,
+                    info.key_size,
+                    info.value_size,
+                    lookup=target.lookup,
+                    losses=lambda: self.losses(info.id),
+                    on_close=lambda: self.unwatch(info.id),
+                )
+            self._free.popleft()
+            self._slots[info.id] = slot
+            try:
+                self._tables.watched.update(info.id.to_bytes(4, "little"), slot.watch.pack())
+            except BaseException:
+                source.close()
+                raise
+            return source
+
+    def unwatch(self, map_id: int) -> None:
+        """Report the map's changes no longer. A map that is not watched is left alone."""
+        with self._lock:
+            slot = self._slots.pop(map_id, None)
+            if slot is None or not self._is_open:
+                return
+            self._tables.watched.delete(map_id.to_bytes(4, "little"))
+            self._tables.rings.delete(slot.watch.slot.to_bytes(4, "little"))
+            # To the far end: a program that is just running may still have the old number.
+            self._free.append(slot.watch.slot)
+
+    def losses(self, map_id: int) -> Losses:
+        """What was lost of a map since its watch began; nothing for a map that is not watched.
+
+        Losses that cannot be laid at one map's door count for each: a failed read of an unknown
+        map's id, and operations that the kernel kept from the probes.
+        """
+        with self._lock:
+            slot = self._slots.get(map_id)
+            if slot is None or not self._is_open:
+                return Losses()
+            now = self._tables.losses.read(slot.watch.slot)
+            if time.monotonic() - self._missed_read_at > MISSES_SECONDS:
+                self._read_missed()
+            return losses_since(slot.base, now, max(0, self._missed - slot.missed))
+
+    def blind_softirqs(self) -> int | None:
+        """Softirqs that were served while the kernel skipped programs on kprobes on their CPU.
+
+        An alarm: not each of them wrote a map. ``None`` where the kernel does not let it be seen.
+        """
+        with self._lock:
+            if self._tables.blind is None or not self._is_open:
+                return None
+            return int.from_bytes(self._tables.blind.lookup(bytes(4)) or b"", "little")
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Where programs are attached, with the kernel's counts."""
+        return self._programs.attachments()
+
+    def own_thread(self) -> int:
+        """Keep this thread's writes by bpf(2) from being reported. Answers its id in the kernel.
+
+        The id is learnt from the record of a write, because in a pid namespace no system call
+        tells it. Call it from the thread itself, and ``forget_thread`` before the thread ends.
+        """
+        key = os.urandom(4)
+        with self.canary_lock:
+            self.canary_source.drain()
+            self.canary.update(key, bytes(8))
+            thread = self._writer_of(key)
+            self._tables.own_threads.update(thread.to_bytes(4, "little"), _ONE)
+            self.canary.delete(key)
+        return thread
+
+    def forget_thread(self, thread: int) -> None:
+        """Report the writes of this thread id again."""
+        self._tables.own_threads.delete(thread.to_bytes(4, "little"))
+
+    def close(self) -> None:
+        """Detach all programs. Sources stay readable until they are closed themselves."""
+        with self._lock:
+            if not self._is_open:
+                return
+            self._is_open = False
+            self._programs.close()
+            self.canary_source.close()
+            self._tables.close()
+
+    def _writer_of(self, key: bytes) -> int:
+        for _ in range(_CANARY_TRIES):
+            for batch in self.canary_source.drain():
+                for row in range(len(batch)):
+                    if batch.keys[row].tobytes() == key:
+                        return int(batch.writers[row])
+            time.sleep(_CANARY_PAUSE_SECONDS)
+        raise ProbeError(
+            "own thread: its write was not reported, so its id is not known",
+            hint="see which writers the probes cover with `mapbridge doctor`",
+        )
+
+    def _read_missed(self) -> int:
+        """Operations that the probes did not see because another probe ran on that CPU.
+
+        The kernel counts them per probe; of a function's two probes the one that missed more
+        tells. Those of maps that nobody watches are counted too, which costs a repair at worst.
+        """
+        by_target: dict[str, int] = {}
+        for one in self._programs.attachments():
+            by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)
+        self._missed = sum(by_target.values())
+        self._missed_read_at = time.monotonic()
+        return self._missed
+
+
+def _open(programs: ProbeObject, name: str) -> KernelMap:
+    fd = programs.map_fd(name)
+    return KernelMap(os.dup(fd), map_info(fd, f"map {name}"))

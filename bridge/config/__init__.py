@@ -1,0 +1,36 @@
+"""The configuration of a node: read from TOML, checked as a whole, handed out frozen."""
+
+from __future__ import annotations
+
+from bridge.config.load import from_mapping, load, parse, sample
+from bridge.config.problems import ConfigError, Problem, without_password
+from bridge.config.settings import (
+    BrokerConfig,
+    CaptureConfig,
+    CaptureMode,
+    Config,
+    LimitsConfig,
+    ListenAddress,
+    MapConfig,
+    NodeConfig,
+    Storage,
+)
+
+__all__ = [
+    "BrokerConfig",
+    "CaptureConfig",
+    "CaptureMode",
+    "Config",
+    "ConfigError",
+    "LimitsConfig",
+    "ListenAddress",
+    "MapConfig",
+    "NodeConfig",
+    "Problem",
+    "Storage",
+    "from_mapping",
+    "load",
+    "parse",
+    "sample",
+    "without_password",
+]

@@ -1,0 +1,384 @@
+"""Kernel maps for real: entries, batches, opening, errors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from bridge.kernel import errors
+from bridge.kernel.features import Capability
+from bridge.kernel.maps import (
+    BatchOutcome,
+    KernelMap,
+    MapFlag,
+    MapType,
+    UpdateFlag,
+    all_maps,
+    create_map,
+    find_maps,
+    open_map,
+    open_map_id,
+    open_pin,
+)
+from bridge.model import MapSelector
+from tests.integration.kernel_support import (
+    needs as needs_capabilities,
+    no_descriptor_leaks,
+    open_descriptors,
+    pin_folder,
+    rows_of,
+    unique_name,
+)
+
+pytestmark = needs_capabilities(Capability.CAP_BPF, Capability.CAP_SYS_ADMIN)
+
+E2BIG, ENOENT, EEXIST, EINVAL = 7, 2, 17, 22
+LOOPBACK = (1).to_bytes(4, "little")  # interface index
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks() -> Iterator[None]:
+    with no_descriptor_leaks():
+        yield
+
+
+@pytest.fixture(params=[MapFlag.NONE, MapFlag.NO_PREALLOC], ids=["prealloc", "no-prealloc"])
+def table(request: pytest.FixtureRequest) -> Iterator[KernelMap]:
+    with create_map(MapType.HASH, 7, 13, 100, name="odd", flags=request.param) as opened:
+        yield opened
+
+
+def test_single_entries(table: KernelMap) -> None:
+    key, value = b"seven..", b"thirteen bytes"[:13]
+    assert table.lookup(key) is None
+    assert table.delete(key) is False
+    table.update(key, value)
+    assert table.lookup(key) == value
+    assert table.lookup_and_delete(key) == value
+    assert table.lookup_and_delete(key) is None
+    table.update(key, value, UpdateFlag.NOEXIST)
+    with pytest.raises(errors.KeyExistsError, match=r"map odd \(id \d+\): update"):
+        table.update(key, value, UpdateFlag.NOEXIST)
+    assert table.delete(key) is True
+    with pytest.raises(errors.KeyMissingError):
+        table.update(key, value, UpdateFlag.EXIST)
+
+
+def test_full_map_by_single_updates(table: KernelMap) -> None:
+    assert table.update_batch(rows_of(range(100), 7), rows_of(range(100), 13)).errno == 0
+    with pytest.raises(errors.MapFullError) as caught:
+        table.update(b"\xff" * 7, bytes(13))
+    assert caught.value.errno == E2BIG
+    assert "max_entries" in caught.value.hint
+
+
+def test_partial_update_batch_tells_how_many(table: KernelMap) -> None:
+    keys, values = rows_of(range(150), 7), rows_of(range(150), 13)
+    assert table.update_batch(keys, values) == BatchOutcome(100, E2BIG)
+    assert table.count() == 100
+    assert table.lookup(keys[99].tobytes()) == values[99].tobytes()
+    assert table.lookup(keys[100].tobytes()) is None
+    # Keys that are there can still be set, up to the first new one.
+    assert table.update_batch(keys[90:110].copy(), values[:20].copy()) == BatchOutcome(10, E2BIG)
+    assert table.lookup(keys[95].tobytes()) == values[5].tobytes()
+
+
+def test_delete_batch_stops_at_the_missing_key(table: KernelMap) -> None:
+    table.update_batch(rows_of(range(50), 7), rows_of(range(50), 13))
+    wanted = rows_of(iter([3, 4, 77, 5]), 7)
+    assert table.delete_batch(wanted) == BatchOutcome(2, ENOENT)
+    assert table.count() == 48
+    assert table.delete_batch(wanted[3:].copy()) == BatchOutcome(1)
+    assert table.delete_batch(wanted[:1].copy()) == BatchOutcome(0, ENOENT)
+
+
+def test_flags_in_a_batch(table: KernelMap) -> None:
+    keys, values = rows_of(range(10), 7), rows_of(range(10), 13)
+    assert table.update_batch(keys[:5].copy(), values[:5].copy()) == BatchOutcome(5)
+    order = [7, 8, 2, 9]
+    outcome = table.update_batch(keys[order], values[order], UpdateFlag.NOEXIST)
+    assert outcome == BatchOutcome(2, EEXIST)
+    assert table.update_batch(keys[order], values[order], UpdateFlag.EXIST) == BatchOutcome(
+        3, ENOENT
+    )
+
+
+def test_empty_batches(table: KernelMap) -> None:
+    nothing = np.zeros((0, 7), np.uint8)
+    assert table.update_batch(nothing, np.zeros((0, 13), np.uint8)) == BatchOutcome(0)
+    assert table.delete_batch(nothing) == BatchOutcome(0)
+    assert list(table.scan()) == []
+    assert table.count() == 0
+    keys, values = table.lookup_and_delete_batch(10)
+    assert keys.shape == (0, 7)
+    assert values.shape == (0, 13)
+
+
+def test_lookup_and_delete_batch_drains(table: KernelMap) -> None:
+    table.update_batch(rows_of(range(100), 7), rows_of(range(200, 300), 13))
+    taken: dict[bytes, bytes] = {}
+    for _ in range(100):
+        keys, values = table.lookup_and_delete_batch(16)
+        if not len(keys):
+            break
+        for key, value in zip(keys, values, strict=True):
+            assert key.tobytes() not in taken
+            taken[key.tobytes()] = value.tobytes()
+    assert len(taken) == 100
+    assert table.count() == 0
+    for number in range(100):
+        assert taken[number.to_bytes(7, "little")] == (number + 200).to_bytes(13, "little")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        np.zeros((3, 8), np.uint8),
+        np.zeros((3, 7), np.int8),
+        np.zeros((3, 14), np.uint8)[:, ::2],
+        np.zeros(21, np.uint8),
+        np.zeros((7, 3), np.uint8).T,
+    ],
+    ids=["width", "type", "strided", "flat", "column-order"],
+)
+def test_arrays_of_another_shape_are_refused(table: KernelMap, keys: np.ndarray) -> None:
+    with pytest.raises(errors.SizeMismatchError, match=r"map odd .* 7 bytes"):
+        table.update_batch(keys, np.zeros((3, 13), np.uint8))
+    with pytest.raises(errors.SizeMismatchError, match=r"map odd .* 7 bytes"):
+        table.delete_batch(keys)
+
+
+def test_sizes_of_single_entries_are_checked(table: KernelMap) -> None:
+    with pytest.raises(errors.SizeMismatchError, match=r"7 bytes \(got 6\)"):
+        table.lookup(bytes(6))
+    with pytest.raises(errors.SizeMismatchError, match=r"13 bytes \(got 14\)"):
+        table.update(bytes(7), bytes(14))
+    with pytest.raises(errors.SizeMismatchError, match=r"got 2 and 3"):
+        table.update_batch(rows_of(range(2), 7), rows_of(range(3), 13))
+
+
+def test_widest_values() -> None:
+    with create_map(MapType.HASH, 16, 65_536, 300, name="wide", flags=MapFlag.NO_PREALLOC) as wide:
+        values = np.random.default_rng(1).integers(0, 256, (300, 65_536), np.uint8)
+        keys = rows_of(range(300), 16)
+        assert wide.update_batch(keys, values) == BatchOutcome(300)
+        seen = 0
+        for got_keys, got_values in wide.scan(8192):
+            # 16 MiB per call hold 255 of these
+            assert len(got_keys) <= 256
+            numbers = got_keys[:, :8].copy().view(np.uint64).ravel()
+            assert np.array_equal(got_values, values[numbers.astype(np.intp)])
+            seen += len(got_keys)
+        assert seen == wide.count() == 300
+
+
+def test_array_map() -> None:
+    with create_map(MapType.ARRAY, 4, 6, 1000, name="slots") as slots:
+        assert slots.count() == 1000
+        keys, values = rows_of(range(1000), 4), rows_of(range(1000), 6)
+        assert slots.update_batch(keys, values) == BatchOutcome(1000)
+        pairs = list(slots.scan(300))
+        assert np.array_equal(np.concatenate([k for k, _ in pairs]), keys)
+        assert np.array_equal(np.concatenate([v for _, v in pairs]), values)
+        beyond = rows_of(range(998, 1003), 4)
+        assert slots.update_batch(beyond, values[:5].copy()) == BatchOutcome(2, E2BIG)
+        with pytest.raises(errors.InvalidError):
+            slots.delete(bytes(4))
+
+
+def test_lru_map_evicts_and_still_scans_once() -> None:
+    with create_map(MapType.LRU_HASH, 8, 8, 1000, name="lru") as lru:
+        keys = rows_of(range(5000), 8)
+        assert lru.update_batch(keys, keys) == BatchOutcome(5000)
+        got = np.concatenate([k for k, _ in lru.scan(64)])
+        assert 0 < len(got) <= 1000
+        assert len(np.unique(got, axis=0)) == len(got) == lru.count()
+
+
+def test_longest_prefix_map() -> None:
+    flags = MapFlag.NO_PREALLOC
+    with create_map(MapType.LPM_TRIE, 8, 4, 500, name="routes", flags=flags) as routes:
+        keys = np.zeros((256, 8), np.uint8)
+        keys[:, 0] = 24  # prefix length
+        keys[:, 6] = np.arange(256)
+        assert routes.update_batch(keys, rows_of(range(256), 4)) == BatchOutcome(256)
+        got = np.concatenate([k for k, _ in routes.scan(50)])
+        assert np.array_equal(np.unique(got, axis=0), np.unique(keys, axis=0))
+        assert len(got) == routes.count() == 256
+        keys[100, 0] = 77  # no such prefix length
+        assert routes.update_batch(keys, rows_of(range(256), 4)) == BatchOutcome(100, EINVAL)
+
+
+def test_per_cpu_values_are_refused() -> None:
+    with create_map(MapType.PERCPU_HASH, 4, 8, 10, name="counters") as counters:
+        with pytest.raises(errors.UnsupportedError, match=r"per-CPU .* percpu_hash"):
+            counters.lookup(bytes(4))
+        with pytest.raises(errors.UnsupportedError):
+            counters.update(bytes(4), bytes(8))
+        with pytest.raises(errors.UnsupportedError):
+            counters.scan()
+        with pytest.raises(errors.UnsupportedError):
+            counters.update_batch(np.zeros((1, 4), np.uint8), np.zeros((1, 8), np.uint8))
+        with pytest.raises(errors.UnsupportedError):
+            counters.lookup_and_delete_batch(5)
+        assert counters.count() == 0
+        assert counters.delete(bytes(4)) is False
+
+
+@needs_capabilities(Capability.CAP_NET_ADMIN)
+def test_a_type_without_batch_commands_answers_the_same() -> None:
+    """The kernel has no batch commands for this type, so every call takes the other way."""
+    with create_map(MapType.DEVMAP_HASH, 4, 4, 64, name="ports") as ports:
+        keys = rows_of(range(80), 4)
+        values = np.tile(np.frombuffer(LOOPBACK, np.uint8), (80, 1))
+        assert ports.update_batch(keys, values) == BatchOutcome(64, E2BIG)
+        assert ports.count() == 64
+        got = np.concatenate([k for k, _ in ports.scan(10)])
+        assert len(got) == 64
+        assert np.array_equal(np.unique(got, axis=0), np.unique(keys[:64], axis=0))
+        assert ports.delete_batch(keys[60:70].copy()) == BatchOutcome(4, ENOENT)
+        assert ports.lookup_and_delete(keys[0].tobytes()) == LOOPBACK
+        assert ports.lookup(keys[0].tobytes()) is None
+        taken, taken_values = ports.lookup_and_delete_batch(50)
+        assert len(taken) == len(np.unique(taken, axis=0)) == 50
+        assert (taken_values == values[:50]).all()
+        taken, _ = ports.lookup_and_delete_batch(50)
+        assert len(taken) == 9
+        assert ports.lookup_and_delete_batch(50)[0].shape == (0, 4)
+
+
+# --- finding and opening -----------------------------------------------------------------------
+
+
+def test_open_by_id_name_and_pin() -> None:
+    name = unique_name("find")
+    with (
+        create_map(MapType.HASH, 4, 4, 10, name=name) as made,
+        pin_folder() as folder,
+    ):
+        made.pin(folder / "table")
+        made.update(b"key.", b"val.")
+        selectors = [
+            MapSelector(id=made.info.id),
+            MapSelector(name=name),
+            MapSelector(name=f"{name}_and_what_loaders_cut_off"),
+            MapSelector(pin=str(folder / "table")),
+        ]
+        for selector in selectors:
+            with open_map(selector) as opened:
+                assert opened.info == made.info
+                assert opened.lookup(b"key.") == b"val."
+        assert find_maps(name) == [made.info]
+        with pytest.raises(errors.PathTakenError):
+            made.pin(folder / "table")
+
+
+def test_ambiguous_name_lists_the_candidates() -> None:
+    name = unique_name("twin")
+    with (
+        create_map(MapType.HASH, 4, 8, 10, name=name) as one,
+        create_map(MapType.ARRAY, 4, 16, 20, name=name) as two,
+    ):
+        with pytest.raises(errors.MapAmbiguousError) as caught:
+            open_map(MapSelector(name=name))
+        assert caught.value.candidates == (one.info, two.info)
+        text = str(caught.value)
+        assert f"id {one.info.id} name {name} hash key 4 value 8 max 10" in text
+        assert f"id {two.info.id} name {name} array key 4 value 16 max 20" in text
+
+
+def test_maps_that_are_not_there() -> None:
+    with create_map(MapType.HASH, 4, 4, 10) as made:
+        gone = made.info.id
+        assert made.info.name == ""
+    with pytest.raises(errors.MapNotFoundError, match="no map of this name"):
+        open_map(MapSelector(name=unique_name("none")))
+    with pytest.raises(errors.MapNotFoundError, match="nothing there"):
+        open_pin("/sys/fs/bpf/not_there_at_all")
+    with pytest.raises(errors.MapNotFoundError, match=r"map id 4294967280"):
+        open_map_id(0xFFFFFFF0)
+    assert gone not in [info.id for info in all_maps() if info.name == "odd"]
+
+
+def test_listing_survives_maps_that_vanish() -> None:
+    stop = threading.Event()
+    made = 0
+
+    def churn() -> None:
+        nonlocal made
+        while not stop.is_set():
+            for opened in [create_map(MapType.HASH, 4, 4, 4, name="churn") for _ in range(8)]:
+                opened.close()
+                made += 1
+
+    before = open_descriptors()
+    with create_map(MapType.HASH, 4, 4, 10, name=unique_name("stay")) as stays:
+        thread = threading.Thread(target=churn)
+        thread.start()
+        try:
+            while made < 400:
+                assert stays.info in all_maps()
+        finally:
+            stop.set()
+            thread.join()
+    assert open_descriptors() == before
+
+
+def test_closing() -> None:
+    opened = create_map(MapType.HASH, 4, 4, 10, name="closed")
+    opened.close()
+    opened.close()
+    with pytest.raises(errors.MapClosedError, match="after close"):
+        opened.lookup(bytes(4))
+    with pytest.raises(errors.MapClosedError):
+        opened.update_batch(np.zeros((1, 4), np.uint8), np.zeros((1, 4), np.uint8))
+    with pytest.raises(errors.MapClosedError):
+        list(opened.scan())
+
+
+def test_frozen_map_refuses_writes() -> None:
+    with create_map(MapType.HASH, 4, 4, 10, name="frozen") as frozen:
+        frozen.update(bytes(4), b"1234")
+        frozen.freeze()
+        assert frozen.lookup(bytes(4)) == b"1234"
+        with pytest.raises(errors.MapReadOnlyError, match="map frozen"):
+            frozen.update(bytes(4), bytes(4))
+        rows = np.zeros((3, 4), np.uint8)
+        assert frozen.update_batch(rows, rows) == BatchOutcome(0, 1)
+        assert frozen.delete_batch(rows) == BatchOutcome(0, 1)
+
+
+def test_creation_is_refused_with_a_reason() -> None:
+    with pytest.raises(errors.InvalidError, match="map bad: create"):
+        create_map(MapType.ARRAY, 3, 4, 10, name="bad")
+    with pytest.raises(errors.SizeMismatchError, match=r"at most 15 \(got 16\)"):
+        create_map(MapType.HASH, 4, 4, 10, name="x" * 16)
+
+
+def test_missing_capability_is_named() -> None:
+    script = (
+        "import os\n"
+        "from bridge.kernel import errors\n"
+        "from bridge.kernel.maps import all_maps\n"
+        "os.setresgid(65534, 65534, 65534)\n"
+        "os.setresuid(65534, 65534, 65534)\n"
+        "try:\n"
+        "    all_maps()\n"
+        "except errors.KernelPrivilegeError as error:\n"
+        "    print(int(error.exit_code), error, '/', error.hint)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert ran.stdout.startswith("77 maps: list: missing CAP_SYS_ADMIN (got EPERM)")

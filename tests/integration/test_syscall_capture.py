@@ -1,0 +1,423 @@
+"""The system-call part of the capture programs, on the running kernel by its tracepoints.
+
+``tests/vm/test_capture_syscall.py`` runs the same tests in a guest, by kprobes.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from bridge.capture.canary import Seen, Writer, prove
+from bridge.capture.loader import ProbeError, ProbeObject
+from bridge.capture.modes import select_mode
+from bridge.capture.probes import ProbeCapture
+from bridge.capture.source import Losses, Mode
+from bridge.capture.tables import UnwatchableError, Watch
+from bridge.errors import UnavailableError
+from bridge.kernel.errors import KeyExistsError, KeyMissingError
+from bridge.kernel.features import Capability
+from bridge.kernel.maps import KernelMap, MapType, UpdateFlag, create_map
+from bridge.kernel.syscall import Command
+from bridge.model import Op
+from tests.capture_kit import Watched, absent, bpf, in_thread, is_present, rows, wait_for, watched
+from tests.integration.kernel_support import needs
+
+pytestmark = needs(Capability.CAP_BPF, Capability.CAP_PERFMON)
+
+SLOTS = 9
+PRIME = 8191
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
+    """One object for all tests: compiling is what costs."""
+    try:
+        probes = ProbeCapture.start(
+            Mode.SYSCALL, slots=SLOTS, cache=tmp_path_factory.mktemp("cache")
+        )
+    except UnavailableError as error:  # no BCC or no headers on this machine
+        pytest.skip(f"capture programs cannot be built: {error}")
+    yield probes
+    probes.close()
+
+
+def number(value: int, width: int = 4) -> bytes:
+    return value.to_bytes(width, "little")
+
+
+@pytest.mark.parametrize(("key_size", "value_size"), [(4, 8), (5, 3), (1, 1), (16, 56), (512, 77)])
+def test_single_operations(capture: ProbeCapture, key_size: int, value_size: int) -> None:
+    with watched(capture, key_size, value_size, 64) as one:
+        first, second = (row.tobytes() for row in rows(3, 2, key_size, 0x0101010101010101))
+        low, high = (row.tobytes() for row in rows(7, 2, value_size, 0x0101010101010101))
+        one.map.update(first, low)
+        one.map.update(second, low, UpdateFlag.NOEXIST)
+        one.map.update(first, high, UpdateFlag.EXIST)
+        assert one.map.delete(second)
+        gone = bytes(value_size)
+        assert one.changes() == [
+            (Op.UPDATE, first, low),
+            (Op.UPDATE, second, low),
+            (Op.UPDATE, first, high),
+            (Op.DELETE, second, gone),
+        ]
+        assert one.map.lookup_and_delete(first) == high
+        assert one.changes() == [(Op.DELETE, first, gone)]
+        one.assert_whole(5)
+
+
+def test_what_fails_or_only_looks_is_not_reported(capture: ProbeCapture) -> None:
+    with watched(capture, entries=2) as one:
+        one.map.update(number(1), bytes(8))
+        one.changes()
+        with pytest.raises(KeyExistsError):
+            one.map.update(number(1), b"x" * 8, UpdateFlag.NOEXIST)
+        with pytest.raises(KeyMissingError):
+            one.map.update(number(2), b"x" * 8, UpdateFlag.EXIST)
+        assert not one.map.delete(number(2))
+        assert one.map.lookup_and_delete(number(2)) is None
+        assert one.map.lookup(number(1)) == bytes(8)
+        assert one.map.count() == 1
+        assert one.changes() == []
+        one.assert_whole(1)
+
+
+@pytest.mark.parametrize(("key_size", "value_size"), [(4, 8), (5, 3), (16, 56)])
+def test_batches(capture: ProbeCapture, key_size: int, value_size: int) -> None:
+    with watched(capture, key_size, value_size) as one:
+        keys, values = rows(1, PRIME, key_size), rows(1, PRIME, value_size, 2_654_435_761)
+        assert one.map.update_batch(keys, values).done == PRIME
+        one.assert_whole(PRIME)
+        assert one.map.update_batch(keys[:1], values[1:2]).done == 1
+        assert one.map.delete_batch(keys[:4099]).done == 4099
+        one.assert_whole(PRIME + 1 + 4099)
+        taken = 0
+        while len(some := one.map.lookup_and_delete_batch(509)[0]):
+            taken += len(some)
+        assert taken == PRIME - 4099
+        one.assert_whole(2 * PRIME + 1)
+        assert one.contents() == {}
+
+
+def test_batches_come_as_columns(capture: ProbeCapture) -> None:
+    """A whole batch costs a few records, not one per entry."""
+    with watched(capture) as one:
+        one.map.update_batch(rows(1, PRIME, 4), rows(1, PRIME, 8))
+        assert one.count() == PRIME
+        chunk = Watch(0, 4, 8).chunk_updates
+        assert one.source.ring_statistics().records == -(-PRIME // chunk)
+
+
+def test_batch_into_a_full_map(capture: ProbeCapture) -> None:
+    with watched(capture, entries=1009) as one:
+        outcome = one.map.update_batch(rows(1, 1021, 4), rows(1, 1021, 8))
+        assert (outcome.done, outcome.errno) == (1009, errno.E2BIG)
+        one.assert_whole(1009)
+
+
+def test_batch_that_stops_at_a_missing_key(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+        one.map.update_batch(rows(1, 101, 4), rows(1, 101, 8))
+        one.map.delete(number(54))
+        outcome = one.map.delete_batch(rows(1, 101, 4))
+        assert (outcome.done, outcome.errno) == (53, errno.ENOENT)
+        one.assert_whole(101 + 1 + 53)
+
+
+def test_refused_batch(capture: ProbeCapture) -> None:
+    """The kernel leaves ``count`` as it was when it refuses a batch before its first entry."""
+    with watched(capture) as one:
+        keys, values = rows(1, 31, 4), rows(1, 31, 8)
+        attr = batch_attr(one, keys.ctypes.data, values.ctypes.data, 31, flags=0x40)
+        buffer = mmap.mmap(-1, mmap.PAGESIZE)
+        buffer.write(attr)
+        with absent(attr) as address:
+            assert bpf(Command.MAP_UPDATE_BATCH, address, len(attr)) == -errno.EINVAL
+        assert one.changes() == []
+        # With the attributes absent at entry it is not known what was asked for: look again.
+        assert one.source.losses() == Losses(rescan=1)
+        present = bytearray(attr)
+        with absent(bytes(present)) as address:
+            wait_for(lambda: touch(address))
+            assert bpf(Command.MAP_UPDATE_BATCH, address, len(attr)) == -errno.EINVAL
+        assert one.changes() == []
+        assert one.source.losses() == Losses(rescan=1)
+
+
+def batch_attr(one: Watched, keys: int, values: int, count: int, flags: int = 0) -> bytes:
+    return struct.pack("=QQQQIIQQ", 0, 0, keys, values, count, one.map.fileno(), flags, 0)
+
+
+def touch(address: int) -> bool:
+    """Bring a page into the page table; answers whether it is there."""
+    import ctypes
+
+    ctypes.c_ubyte.from_address(address).value  # noqa: B018 - the look is what matters
+    return is_present(address)
+
+
+def test_attributes_keys_and_values_absent_at_entry(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+        with absent(number(7)) as key, absent(b"absent 7") as value:
+            attr = struct.pack("=IIQQQ", one.map.fileno(), 0, key, value, 0)
+            with absent(attr) as address:
+                assert bpf(Command.MAP_UPDATE_ELEM, address, len(attr)) == 0
+        assert one.changes() == [(Op.UPDATE, number(7), b"absent 7")]
+        keys, values = rows(1, 61, 4), rows(1, 61, 8)
+        with absent(keys.tobytes()) as key, absent(values.tobytes()) as value:
+            attr = batch_attr(one, key, value, 61)
+            with absent(attr) as address:
+                assert bpf(Command.MAP_UPDATE_BATCH, address, len(attr)) == 0
+        one.assert_whole(62)
+
+
+def test_attributes_that_end_behind_their_last_field(capture: ProbeCapture) -> None:
+    """A delete's attributes may be 16 bytes at the end of the caller's memory."""
+    with watched(capture) as one:
+        one.map.update(number(7), bytes(8))
+        with absent(number(7)) as key:
+            attr = struct.pack("=IIQ", one.map.fileno(), 0, key)
+            with absent(attr) as address:
+                assert bpf(Command.MAP_DELETE_ELEM, address, len(attr)) == 0
+        one.assert_whole(2)
+
+
+def test_batch_whose_columns_end_too_soon(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+        keys, values = rows(1, 23, 4), rows(1, 29, 8)
+        with absent(keys.tobytes()) as key, absent(values.tobytes()) as value:
+            attr = batch_attr(one, key, value, 29)
+            with absent(attr) as address:
+                wait_for(lambda: touch(address))
+                assert bpf(Command.MAP_UPDATE_BATCH, address, len(attr)) == -errno.EFAULT
+        one.assert_whole(23)
+
+
+def test_batch_that_cannot_say_how_much_it_did(capture: ProbeCapture) -> None:
+    """All entries are done, but ``count`` lies in memory that cannot be written: look again."""
+    with watched(capture) as one:
+        keys, values = rows(1, 29, 4), rows(1, 29, 8)
+        attr = batch_attr(one, keys.ctypes.data, values.ctypes.data, 29)
+        with absent(attr, writable=False) as address:
+            wait_for(lambda: touch(address))
+            assert bpf(Command.MAP_UPDATE_BATCH, address, len(attr)) == -errno.EFAULT
+        assert len(one.contents()) in (0, 29)  # newer kernels try to write ``count`` first
+        assert one.changes() == []
+        assert one.source.losses() == Losses(rescan=1)
+
+
+def test_another_descriptor_of_the_same_map(capture: ProbeCapture) -> None:
+    with watched(capture) as one, KernelMap(os.dup(one.map.fileno()), one.map.info) as other:
+        other.update(number(1), b"by a dup")
+        assert other.fileno() != one.map.fileno()
+        assert one.changes() == [(Op.UPDATE, number(1), b"by a dup")]
+
+
+def test_unwatched_maps_are_silent(capture: ProbeCapture) -> None:
+    with watched(capture) as one, create_map(MapType.HASH, 4, 8, 1024) as stranger:
+        stranger.update(number(1), bytes(8))
+        stranger.update_batch(rows(1, 1021, 4), rows(1, 1021, 8))
+        assert one.changes() == []
+        source = capture.watch(stranger, 1 << 16)
+        stranger.update(number(2), bytes(8))
+        assert [len(batch) for batch in source.drain()] == [1]
+        capture.unwatch(stranger.info.id)
+        stranger.update(number(3), bytes(8))
+        assert source.drain() == []
+        source.close()
+        one.assert_whole(0)
+
+
+def test_writer_and_times(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+        before = time.monotonic_ns()
+        _, thread_id = in_thread(lambda: one.map.update(number(1), bytes(8)))
+        one.map.update_batch(rows(2, 3, 4), rows(2, 3, 8))
+        after = time.monotonic_ns()
+        one.drain()
+        batch = one.batches[0].concatenate(one.batches)
+        # In a pid namespace a thread does not know its kernel's id, but its neighbours' distance.
+        own = threading.get_native_id()
+        assert int(batch.writers[0]) - int(batch.writers[1]) == thread_id - own
+        assert (batch.entered >= before).all()
+        assert (batch.entered < batch.left).all()
+        assert (batch.left <= after).all()
+        assert (batch.writers[1:] == batch.writers[1]).all()
+
+
+def test_own_thread_is_not_reported_and_others_are(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+
+        def own_work() -> int:
+            own = capture.own_thread()
+            one.map.update(number(1), b"by self!")
+            one.map.update_batch(rows(10, 11, 4), rows(10, 11, 8))
+            one.map.delete(number(10))
+            in_thread(lambda: one.map.update(number(2), b"by other"))
+            return own
+
+        own, native = in_thread(own_work)
+        assert one.changes() == [(Op.UPDATE, number(2), b"by other")]
+        assert own > 0
+        capture.forget_thread(own)
+        assert native > 0
+        one.map.update(number(3), bytes(8))
+        assert len(one.changes()) == 1
+
+
+def test_a_forgotten_thread_is_reported_again(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+        capture.forget_thread(capture.own_thread())
+        one.map.update(number(1), bytes(8))
+        assert len(one.changes()) == 1
+
+
+@pytest.mark.parametrize("value_size", [32_000, 32_736, 32_737, 65_536])
+def test_large_values(capture: ProbeCapture, value_size: int) -> None:
+    """Up to the record's limit values come with it; larger ones are read from the map."""
+    with watched(capture, 4, value_size, 64) as one:
+        values = rows(1, 13, value_size, 0x0123456789ABCD)
+        one.map.update(number(1), values[0].tobytes())
+        one.map.update_batch(rows(2, 12, 4), values[1:].copy())
+        one.assert_whole(13)
+        one.map.delete(number(5))
+        one.assert_whole(14)
+
+
+def test_batch_of_64_chunks_and_one_more(capture: ProbeCapture) -> None:
+    with watched(capture, 4, 8000, 512) as one:
+        chunk = Watch(0, 4, 8000).chunk_updates
+        count = 64 * chunk
+        one.map.update_batch(rows(1, count, 4), rows(1, count, 8000))
+        one.assert_whole(count)
+        one.map.update_batch(rows(2, count + 1, 4), rows(2, count + 1, 8000))
+        assert one.count() == 2 * count  # what fits is reported all the same
+        assert one.source.losses() == Losses(rescan=1)
+
+
+def test_full_ring_is_counted(capture: ProbeCapture) -> None:
+    with watched(capture, ring_bytes=1 << 16) as one:
+        one.map.update_batch(rows(1, PRIME, 4), rows(1, PRIME, 8))
+        lost = one.source.losses()
+        assert lost.ring_full > 0
+        assert lost.ring_full == lost.total
+        assert one.count() + lost.ring_full == PRIME
+
+
+def test_many_threads(capture: ProbeCapture) -> None:
+    with watched(capture) as one:
+
+        def work(base: int) -> None:
+            for i in range(499):
+                one.map.update(number(base + i), number(i, 8))
+            one.map.update_batch(rows(base, 503, 4), rows(base, 503, 8))
+            for i in range(0, 499, 2):
+                one.map.delete(number(base + i))
+
+        threads = [threading.Thread(target=work, args=(base << 16,)) for base in range(7)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        one.assert_whole(7 * (499 + 503 + 250))
+
+
+def test_slots_are_given_back(capture: ProbeCapture) -> None:
+    for _ in range(2 * SLOTS):
+        with watched(capture, ring_bytes=1 << 16) as one:
+            one.map.update_batch(rows(1, PRIME, 4), rows(1, PRIME, 8))
+            assert one.source.losses().ring_full > 0
+    with watched(capture) as one:
+        one.map.update(number(1), bytes(8))
+        one.assert_whole(1)
+
+
+def test_refusals(capture: ProbeCapture) -> None:
+    array = create_map(MapType.ARRAY, 4, 8, 4, name="an_array")
+    with array, pytest.raises(UnwatchableError, match=r"map an_array .*\(got array\)"):
+        capture.watch(array, 1 << 16)
+    wide = create_map(MapType.HASH, 4, 65_537, 1, name="wide")
+    with wide, pytest.raises(UnwatchableError, match=r"map wide .*\(got 65537\)"):
+        capture.watch(wide, 1 << 16)
+    with watched(capture) as one, pytest.raises(ProbeError, match="watched already"):
+        capture.watch(one.map, 1 << 16)
+    maps = [create_map(MapType.HASH, 4, 8, 4) for _ in range(SLOTS)]
+    sources = [capture.watch(target, 1 << 16) for target in maps[1:]]  # one slot is the canary's
+    with pytest.raises(ProbeError, match=r"no slot free \(got 9 maps\)"):
+        capture.watch(maps[0], 1 << 16)
+    for source in sources:
+        source.close()
+    for target in maps:
+        target.close()
+
+
+def test_canary(capture: ProbeCapture) -> None:
+    coverage = prove(capture)
+    assert coverage.proven, coverage.table()
+    seen = {(f.writer, f.operation): f.seen for f in coverage.findings}
+    for writer in (Writer.SYSCALL, Writer.BATCH):
+        for operation in ("update", "delete", "lookup and delete"):
+            assert seen[writer, operation] is Seen.YES
+    assert seen[Writer.SYSCALL, "refused update"] is Seen.QUIET
+    unseen = Seen.YES if capture.mode is Mode.KPROBE else Seen.NO
+    assert seen[Writer.PROGRAM, "update"] is unseen
+    assert coverage.as_dict()["system call"]["refused update"] == "quiet"
+
+
+def test_canary_finds_what_is_not_reported(capture: ProbeCapture) -> None:
+    """A thread whose writes are filtered is as blind as a kernel that skips probes."""
+
+    def blind() -> list[str]:
+        own = capture.own_thread()
+        with suppress(Exception):
+            return [f"{f.writer} {f.operation}" for f in prove(capture).gaps()]
+        capture.forget_thread(own)
+        return []
+
+    gaps, native = in_thread(blind)
+    assert native > 0
+    assert "system call update" in gaps
+    assert "batch system call delete" in gaps
+
+
+def test_compiler_messages_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ProbeError, match=r"error: .*undeclared identifier 'no_such_thing'"):
+        ProbeObject("int f(void *ctx) { return no_such_thing; }", {})
+    assert capfd.readouterr().err == ""
+
+
+def test_verifier_messages_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+    text = "int f(void *ctx) { char *p = (char *)7; return *p; }"
+    programs = ProbeObject(text, {})
+    try:
+        with pytest.raises(ProbeError, match=r"program f: refused by the kernel"):
+            programs.attach_raw_tracepoint("softirq_entry", "f")
+    finally:
+        programs.close()
+    assert capfd.readouterr().err == ""
+
+
+def test_mode_that_is_not_there(tmp_path: Path) -> None:
+    if Path("/sys/kernel/tracing/kprobe_events").exists():
+        selection = select_mode(Mode.AUTO, slots=2, cache=tmp_path)
+        selection.close()
+        assert selection.mode is Mode.KPROBE
+        return
+    with pytest.raises(ProbeError, match="no kprobes") as caught:
+        select_mode(Mode.KPROBE, cache=tmp_path)
+    assert "sweep" in caught.value.hint
+    selection = select_mode(Mode.AUTO, cache=tmp_path)
+    assert selection.mode is Mode.SWEEP
+    assert selection.probes is None
+    assert "no kprobes" in selection.rejected["kprobe"]
+    assert selection.coverage.as_dict() == {}
