@@ -6,7 +6,7 @@
  *   MB_WITH_FUNCTIONS      kprobe and kretprobe on the map type's own functions
  *   MB_WITH_SYSCALL        kprobe and kretprobe on the system call bpf(2)
  *   MB_WITH_TRACEPOINTS    the same two programs on syscalls:sys_{enter,exit}_bpf
- *   MB_WITH_ALARM          raw tracepoint on irq:softirq_entry (MB_AT_PROG_ACTIVE and
+ *   MB_WITH_BLINDNESS      raw tracepoints on irq:softirq_{entry,exit} (MB_AT_PROG_ACTIVE and
  *                          MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables)
  *   MB_AT_<STRUCT>_<FIELD> byte offsets in kernel structs, out of the kernel's own BTF
  *   MB_SLOTS, MB_CPUS      how many maps can be watched at once; how many CPUs there may be
@@ -187,6 +187,23 @@ static __always_inline int emit(const struct watch *watch, struct scratch *scrat
 	return 0;
 }
 
+/* The private data of an open file of this process; 0 when there is none. */
+static __always_inline u64 private_data_of(u32 fd)
+{
+	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, data = 0;
+	u32 size = 0;
+
+	READ_KERNEL(files, task + MB_AT_TASK_STRUCT_FILES);
+	READ_KERNEL(table, files + MB_AT_FILES_STRUCT_FDT);
+	READ_KERNEL(size, table + MB_AT_FDTABLE_MAX_FDS);
+	if (fd >= size)
+		return 0;
+	READ_KERNEL(array, table + MB_AT_FDTABLE_FD);
+	READ_KERNEL(file, array + 8ULL * fd);
+	READ_KERNEL(data, file + MB_AT_FILE_PRIVATE_DATA); /* a failed read leaves zero */
+	return data;
+}
+
 /* ---- the canary: a map that is written in every way, to see which ways are seen ---------------- */
 
 BPF_HASH(canary, u32, u64, 64);
@@ -215,27 +232,6 @@ int delete_canary(void *packet)
 #include "capture_syscall.h"
 #endif
 
-#ifdef MB_WITH_ALARM
-/*
- * A softirq that is served while this CPU holds bpf_prog_active: kprobe programs are skipped in it,
- * without a count. Not every such softirq writes a map, so this is an alarm and no number of
- * losses. Raw tracepoints are not subject to that guard.
- */
-BPF_F_TABLE("array", u32, u64, blind_softirqs, 1, BPF_F_MMAPABLE);
-
-int on_softirq_entry(void *ctx)
-{
-	u64 base = 0;
-	u32 active = 0, zero = 0;
-	u64 *count;
-
-	READ_KERNEL(base, MB_AT_PER_CPU_OFFSET + 8ULL * bpf_get_smp_processor_id());
-	READ_KERNEL(active, base + MB_AT_PROG_ACTIVE);
-	if (!active)
-		return 0;
-	count = blind_softirqs.lookup(&zero);
-	if (count)
-		__sync_fetch_and_add(count, 1);
-	return 0;
-}
+#ifdef MB_WITH_BLINDNESS
+#include "capture_blindness.h"
 #endif

@@ -51,18 +51,9 @@ BPF_ARRAY(syscall_scratch, struct scratch, MB_CPUS);
  */
 static __always_inline u32 map_of(u32 fd)
 {
-	u64 task = bpf_get_current_task(), files = 0, table = 0, array = 0, file = 0, map = 0;
-	u32 id = 0, size = 0;
+	u32 id = 0;
 
-	READ_KERNEL(files, task + MB_AT_TASK_STRUCT_FILES);
-	READ_KERNEL(table, files + MB_AT_FILES_STRUCT_FDT);
-	READ_KERNEL(size, table + MB_AT_FDTABLE_MAX_FDS);
-	if (fd >= size)
-		return 0;
-	READ_KERNEL(array, table + MB_AT_FDTABLE_FD);
-	READ_KERNEL(file, array + 8ULL * fd);
-	READ_KERNEL(map, file + MB_AT_FILE_PRIVATE_DATA);
-	READ_KERNEL(id, map + MB_AT_BPF_MAP_ID); /* a failed read leaves zero */
+	READ_KERNEL(id, private_data_of(fd) + MB_AT_BPF_MAP_ID);
 	return id;
 }
 

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0 OR BSD-2-Clause
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
  * A small TCP connection tracker: two tc programs that keep one hash map, `ct`, with one entry per
  * connection that crosses an interface. It is an ordinary program of the kind that firewalls and

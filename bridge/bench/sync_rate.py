@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.bench.generator import Generator, compile_churn
-from bridge.demo.claim import Claim, reap_leftovers
-from bridge.demo.compare import compare
 from bridge.kernel.maps import KernelMap, create_map
 from bridge.kernel.objects import default_cache, load_object
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
-from bridge.rig.nodes import NodeProcess
+from bridge.rig.claim import Claim, reap_leftovers
+from bridge.rig.compare import compare
+from bridge.rig.nodes import MapEntry, NodeProcess
 
 SETTLE_SECONDS_MAX = 60.0
 SETTLE_POLL_SECONDS = 0.02
@@ -77,10 +77,7 @@ class SyncRate:
                 name,
                 directory,
                 broker_url=server.url,
-                pin=pin,
-                role=role,
-                map_name=MAP_NAME,
-                emit=emit,
+                maps=[MapEntry(MAP_NAME, pin, role, emit)],
             )
             return stack.enter_context(node)
 

@@ -6,15 +6,16 @@ from its symbol table.
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.capture.blindness import Blindness, blindness_defines
 from bridge.capture.loader import TRACEFS, ProbeError, ProbeObject, read_source
 from bridge.capture.source import Mode
 from bridge.kernel.btf import KernelBtf
 from bridge.kernel.headers import use_headers
-from bridge.kernel.symbols import KALLSYMS, SymbolTable
+from bridge.kernel.symbols import SymbolTable
 
 RETURNS_AWAITED_MAX = 1024  # kretprobe instances: calls inside one function at one time
 CALLS_AWAITED_MAX = 4096  # the same for bpf(2); the kernel's limit (KRETPROBE_MAXACTIVE_MAX)
@@ -23,7 +24,6 @@ _FUNCTIONS = (
     ("htab_map_delete_elem", "on_delete_entry", "on_delete_return"),
 )
 _SYSCALL_SYMBOLS = ("__x64_sys_bpf", "__arm64_sys_bpf")
-_ALARM_SYMBOLS = (b"bpf_prog_active", b"__per_cpu_offset")
 CACHE = Path("/var/cache/mapbridge")
 _OFFSETS = (
     ("bpf_map", "id"),
@@ -40,12 +40,11 @@ class Plan:
     """What a mode attaches on a kernel.
 
     ``functions`` are the map functions probed; ``entry`` is the system call's symbol, or ``None``
-    when the tracepoints serve instead; ``alarm`` are the addresses that the softirq alarm needs.
+    when the tracepoints serve instead.
     """
 
     functions: tuple[str, ...]
     entry: str | None
-    alarm: tuple[int, int] | None
 
     def defines(self, slots: int, cpus: int) -> dict[str, int]:
         """The ``-D`` constants of ``bpf/capture.bpf.c``."""
@@ -53,13 +52,12 @@ class Plan:
             "MB_WITH_FUNCTIONS": bool(self.functions),
             "MB_WITH_SYSCALL": self.entry is not None,
             "MB_WITH_TRACEPOINTS": self.entry is None,
-            "MB_WITH_ALARM": self.alarm is not None,
         }
         defines = {part: 1 for part, wanted in parts.items() if wanted}
         defines |= {"MB_SLOTS": slots, "MB_CPUS": cpus}
-        if self.alarm is not None:
-            defines["MB_AT_PROG_ACTIVE"], defines["MB_AT_PER_CPU_OFFSET"] = self.alarm
         btf = KernelBtf.load()
+        if self.functions:
+            defines |= blindness_defines(btf)
         for struct, field in _OFFSETS:
             defines[f"MB_AT_{struct}_{field}".upper()] = btf.offset(struct, field)
         return defines
@@ -79,7 +77,7 @@ def make_plan(mode: Mode) -> Plan:
     kprobes = has_kprobes()
     entry = next((name for name in _SYSCALL_SYMBOLS if kprobes and name in found), None)
     if mode is Mode.SYSCALL:
-        return Plan((), entry, None)
+        return Plan((), entry)
     if not kprobes:
         raise ProbeError(
             "mode kprobe: this kernel has no kprobes (no kprobe_events in tracefs)",
@@ -91,7 +89,7 @@ def make_plan(mode: Mode) -> Plan:
             f"mode kprobe: kernel functions not found (got no {', '.join(absent)})",
             hint="see that /proc/kallsyms is readable; else use mode sweep",
         )
-    return Plan(functions, entry, _alarm_addresses())
+    return Plan(functions, entry)
 
 
 def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
@@ -109,8 +107,6 @@ def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
             # The return first: an entry without its return would leave a stash behind.
             programs.attach_kprobe(symbol, back, on_return=True, instances=RETURNS_AWAITED_MAX)
             programs.attach_kprobe(symbol, entry, on_return=False)
-        if plan.alarm is not None:
-            programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
     except BaseException:
         programs.close()
         raise
@@ -126,20 +122,17 @@ def _attach_calls(programs: ProbeObject, plan: Plan) -> None:
     programs.attach_kprobe(plan.entry, "on_bpf_entry", on_return=False)
 
 
-def _alarm_addresses() -> tuple[int, int] | None:
-    """Addresses of ``_ALARM_SYMBOLS``; kernels without CONFIG_KALLSYMS_ALL do not tell them."""
-    data = KALLSYMS.read_bytes()
-    addresses = []
-    for name in _ALARM_SYMBOLS:
-        match = re.search(rb"^([0-9a-f]+) [A-Za-z] " + name + rb"$", data, re.MULTILINE)
-        addresses.append(int(match[1], 16) if match else 0)
-    active, offset = addresses
-    return (active, offset) if active and offset else None
+def attach_blindness(programs: ProbeObject) -> Blindness | None:
+    """Count what the function probes cannot see; ``None`` where the source has no such part."""
+    if not programs.has("hit_counters"):
+        return None
+    entries = {entry for _, entry, _ in _FUNCTIONS}
+    return Blindness(programs, [fd for fd, one in programs.probes() if one.function in entries])
 
 
 def has_kprobes() -> bool:
     """Whether kprobes can be made through tracefs."""
-    return any((folder / "kprobe_events").exists() for folder in TRACEFS)
+    return any(os.access(folder / "kprobe_events", os.F_OK) for folder in TRACEFS)
 
 
 def possible_cpus() -> int:

@@ -41,6 +41,7 @@ class ProgramType(enum.IntEnum):
     KPROBE = 2
     SCHED_CLS = 3
     TRACEPOINT = 5
+    XDP = 6
     RAW_TRACEPOINT = 17
 
 
@@ -185,15 +186,20 @@ class ProbeObject:
         where, what = name.encode(), function.encode()
         self._attach(name, function, lambda bpf: bpf.attach_raw_tracepoint(tp=where, fn_name=what))
 
-    def attachments(self) -> tuple[Attachment, ...]:
-        """All attachments, with the kernel's counts of the kprobes."""
+    def probes(self) -> tuple[tuple[int, Attachment], ...]:
+        """The kprobes, each with the descriptor of its perf event and the kernel's counts."""
         counts = kprobe_counts()
         probes = []
-        for event, symbol, function, _ in self._probes:
-            found = [count for name, count in counts.items() if name.startswith(event)]
+        for event, symbol, function, fd in self._probes:
+            # BCC appends its own suffix to the event's name.
+            found = [count for name, count in counts.items() if name.startswith(f"{event}_bcc_")]
             hits, misses = found[0] if found else (None, None)
-            probes.append(Attachment(symbol, function, hits, misses))
-        return (*probes, *self._tracepoints)
+            probes.append((fd, Attachment(symbol, function, hits, misses)))
+        return tuple(probes)
+
+    def attachments(self) -> tuple[Attachment, ...]:
+        """All attachments, with the kernel's counts of the kprobes."""
+        return (*(probe for _, probe in self.probes()), *self._tracepoints)
 
     def close(self) -> None:
         """Detach everything, unload programs and maps."""

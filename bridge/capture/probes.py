@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.capture.attach import CACHE, attach, make_plan
+from bridge.capture.attach import CACHE, attach, attach_blindness, make_plan
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
 from bridge.capture.record import ring_bytes as fitting_ring_bytes
 from bridge.capture.ring_source import RingSource
@@ -49,14 +49,11 @@ class _Tables:
         self.own_threads = _open(programs, "own_threads")
         self.canary = _open(programs, "canary")
         self.losses = LossTable(programs.map_fd("losses"), slots)
-        self.blind = _open(programs, "blind_softirqs") if programs.has("blind_softirqs") else None
 
     def close(self) -> None:
         for table in (self.watched, self.rings, self.own_threads, self.canary):
             table.close()
         self.losses.close()
-        if self.blind is not None:
-            self.blind.close()
 
 
 class ProbeCapture:
@@ -75,6 +72,7 @@ class ProbeCapture:
         self._missed = 0
         self._missed_read_at = 0.0
         self._is_open = True
+        self._blindness = attach_blindness(programs)
         self.canary_lock = threading.Lock()
         self.canary_source = self.watch(self._tables.canary, RING_BYTES_MIN)
 
@@ -123,7 +121,7 @@ class ProbeCapture:
             slot = _Slot(
                 Watch(self._free[0], info.key_size, info.value_size),
                 self._tables.losses.read(self._free[0]),
-                self._read_missed(),
+                self._count_missed(),
             )
             number = slot.watch.slot.to_bytes(4, "little")
             with create_map(MapType.RINGBUF, 0, 0, size, name="mapbridge_ring") as ring:
@@ -168,19 +166,15 @@ class ProbeCapture:
             if slot is None or not self._is_open:
                 return Losses()
             now = self._tables.losses.read(slot.watch.slot)
-            if time.monotonic() - self._missed_read_at > MISSES_SECONDS:
-                self._read_missed()
-            return losses_since(slot.base, now, max(0, self._missed - slot.missed))
+            return losses_since(slot.base, now, self._count_missed() - slot.missed)
 
-    def blind_softirqs(self) -> int | None:
-        """Softirqs that were served while the kernel skipped programs on kprobes on their CPU.
+    def blind(self) -> int | None:
+        """Operations on any plain hash map that the kernel kept the function probes from.
 
-        An alarm: not each of them wrote a map. ``None`` where the kernel does not let it be seen.
+        They are part of ``losses``. ``None`` where the kernel does not let them be counted.
         """
         with self._lock:
-            if self._tables.blind is None or not self._is_open:
-                return None
-            return int.from_bytes(self._tables.blind.lookup(bytes(4)) or b"", "little")
+            return self._blindness.read() if self._blindness is not None else None
 
     def attachments(self) -> tuple[Attachment, ...]:
         """Where programs are attached, with the kernel's counts."""
@@ -212,6 +206,8 @@ class ProbeCapture:
                 return
             self._is_open = False
             self._programs.close()
+            if self._blindness is not None:
+                self._blindness.close()
             self.canary_source.close()
             self._tables.close()
 
@@ -227,18 +223,19 @@ class ProbeCapture:
             hint="see which writers the probes cover with `mapbridge doctor`",
         )
 
-    def _read_missed(self) -> int:
-        """Operations that the probes did not see because another probe ran on that CPU.
+    def _count_missed(self) -> int:
+        """Operations that the probes could not see: another probe ran on that CPU, or bpf(2) did.
 
-        The kernel counts them per probe; of a function's two probes the one that missed more
-        tells. Those of maps that nobody watches are counted too, which costs a repair at worst.
+        The kernel counts misses per probe; of a function's two probes the one that missed more
+        tells. Operations on maps that nobody watches count too, which costs a repair at worst.
         """
-        by_target: dict[str, int] = {}
-        for one in self._programs.attachments():
-            by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)
-        self._missed = sum(by_target.values())
-        self._missed_read_at = time.monotonic()
-        return self._missed
+        if time.monotonic() - self._missed_read_at > MISSES_SECONDS:
+            by_target: dict[str, int] = {}
+            for one in self._programs.attachments():
+                by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)
+            self._missed = sum(by_target.values())
+            self._missed_read_at = time.monotonic()
+        return self._missed + (self.blind() or 0)
 
 
 def _open(programs: ProbeObject, name: str) -> KernelMap:

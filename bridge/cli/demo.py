@@ -37,8 +37,8 @@ def command(sessions: int, capture: str, as_json: bool) -> None:
 
     Starts a nats-server and two bridges, opens connections between two network namespaces, starts
     a third bridge late, compares the three maps entry by entry, and closes the connections again.
-    Needs root. Removes everything it made. With --json, progress goes to standard error and the last line of standard
-    output is one object.
+    Needs root. Removes everything it made. With --json, progress goes to standard error and the
+    last line of standard output is one object.
 
     \b
     Examples:

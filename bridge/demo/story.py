@@ -14,8 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from bridge.demo.claim import Claim, reap_leftovers
-from bridge.demo.compare import Comparison, compare
 from bridge.demo.topology import Topology
 from bridge.demo.tracker import Tracker
 from bridge.demo.traffic import Progress, Traffic
@@ -23,7 +21,9 @@ from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap, open_pin
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
-from bridge.rig.nodes import NodeProcess
+from bridge.rig.claim import Claim, reap_leftovers
+from bridge.rig.compare import Comparison, compare
+from bridge.rig.nodes import MapEntry, NodeProcess
 
 NODES = ("a", "b", "c")
 OPEN_SECONDS_MAX = 900.0
@@ -106,8 +106,7 @@ class Story:
                 name,
                 directory,
                 broker_url=url,
-                pin=tracker.pins[name].map,
-                role=role,
+                maps=[MapEntry("ct", tracker.pins[name].map, role)],
                 capture=self.capture,
             )
             return stack.enter_context(node)

@@ -18,9 +18,9 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-from bridge.demo import tools
-from bridge.demo.claim import Claim
 from bridge.errors import UnavailableError
+from bridge.rig import tools
+from bridge.rig.claim import Claim
 
 DEVICE = "wire"
 SOURCES = 16

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from bridge.demo import tools
-from bridge.demo.claim import Claim
 from bridge.errors import UnavailableError
 from bridge.kernel.objects import compile_object, load_object, remove_pins
 from bridge.resources import bpf_source
+from bridge.rig import tools
+from bridge.rig.claim import Claim
 
 SOURCE = "examples/conntrack.bpf.c"
 MAP_NAME = "ct"

@@ -22,6 +22,7 @@ from bridge.config.settings import Config
 from bridge.errors import BridgeError
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
+from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
 from bridge.node.worker import MapWorker, Services
 
@@ -36,6 +37,7 @@ async def run_node(config: Config, report: Report) -> None:
 
     A second signal ends the process at once. Raises what made going on impossible.
     """
+    tune_allocator()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -47,6 +49,7 @@ async def run_node(config: Config, report: Report) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    require_privileges(config)
     with StateDirectory(config.node.state_directory) as state:
         await Node(config, report, state).run(stop)
 

@@ -16,8 +16,9 @@ START_SECONDS_MAX = 60.0
 class ServerThread:
     """Starts on entering, stops on leaving; ``url`` is set in between."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, port: int | None = None) -> None:
         self.url = ""
+        self._port = port
         self._directory = directory
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -52,7 +53,7 @@ class ServerThread:
             self._loop.close()
 
     async def _serve(self) -> None:
-        async with EmbeddedServer(self._directory) as server:
+        async with EmbeddedServer(self._directory, port=self._port) as server:
             self.url = server.url
             self._ready.set()
             await self._stop.wait()

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +18,7 @@ from bridge.node.instance import read_status
 START_SECONDS_MAX = 240.0  # a probe program compiles for a minute where the machine is emulated
 STOP_SECONDS_MAX = 30.0
 POLL_SECONDS = 0.05
+CLUSTER = "demo"
 LOG_LINES_SHOWN = 5
 
 
@@ -23,8 +26,29 @@ class NodeFailedError(BridgeError):
     """A bridge that was started here ended, or did not get ready in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class MapEntry:
+    """A ``[[maps]]`` table. ``emit``: pins of the ring and of the loss counter."""
+
+    name: str
+    pin: Path
+    role: Role
+    emit: tuple[Path, Path] | None = None
+
+    def toml(self) -> str:
+        lines = [
+            "[[maps]]",
+            f'name = "{self.name}"',
+            f'pin = "{self.pin}"',
+            f'role = "{self.role}"',
+        ]
+        if self.emit is not None:
+            lines += [f'emit = "{self.emit[0]}"', f'emit_losses = "{self.emit[1]}"']
+        return "\n".join([*lines, ""])
+
+
 class NodeProcess:
-    """``mapbridge run`` for one node with one map, selected by its pin."""
+    """``mapbridge run`` for one node. The first of its maps is the one that it is asked about."""
 
     def __init__(
         self,
@@ -32,28 +56,25 @@ class NodeProcess:
         directory: Path,
         *,
         broker_url: str,
-        pin: Path,
-        role: Role,
-        map_name: str = "ct",
+        maps: Sequence[MapEntry],
         capture: str = "auto",
-        emit: tuple[Path, Path] | None = None,  # pins of the ring and of the loss counter
     ) -> None:
         self.name = name
-        self.map_name = map_name
+        self.map_name = maps[0].name
         self.state_directory = directory / name
-        self.state_directory.mkdir(parents=True)
-        self._log_path = self.state_directory / "log"
-        emitting = f'emit = "{emit[0]}"\nemit_losses = "{emit[1]}"\n' if emit else ""
-        config = self.state_directory / "mapbridge.toml"
-        config.write_text(
-            f'[node]\nname = "{name}"\ncluster = "demo"\nstate_dir = "{self.state_directory}"\n\n'
+        self.state_directory.mkdir(parents=True, exist_ok=True)
+        self.log_path = self.state_directory / "log"
+        self.config_path = self.state_directory / "mapbridge.toml"
+        self.config_path.write_text(
+            f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
+            f'state_dir = "{self.state_directory}"\n\n'
             f'[broker]\nurl = "{broker_url}"\n\n'
-            f'[capture]\nmode = "{capture}"\n\n'
-            f'[[maps]]\nname = "{map_name}"\npin = "{pin}"\nrole = "{role}"\n{emitting}'
+            f'[capture]\nmode = "{capture}"\n\n' + "\n".join(entry.toml() for entry in maps)
         )
-        with self._log_path.open("wb") as log:
+        command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]
+        with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(config), "--json"],
+                [*command, "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -127,5 +148,5 @@ class NodeProcess:
         self.stop()
 
     def _last_lines(self) -> str:
-        lines = self._log_path.read_text(errors="replace").splitlines()
+        lines = self.log_path.read_text(errors="replace").splitlines()
         return " / ".join(lines[-LOG_LINES_SHOWN:]) or "none"

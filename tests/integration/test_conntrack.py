@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bridge.demo import tools
-from bridge.demo.claim import Claim
-from bridge.demo.compare import read_entries
 from bridge.demo.sessions import (
     KEY_DTYPE,
     VALUE_DTYPE,
@@ -27,6 +24,9 @@ from bridge.demo.traffic import FIRST_PORT, Progress, Traffic, TrafficError
 from bridge.demo.traffic_worker import enter_namespace
 from bridge.errors import PrivilegeError
 from bridge.kernel.maps import KernelMap, open_pin
+from bridge.rig import tools
+from bridge.rig.claim import Claim
+from bridge.rig.compare import read_entries
 
 SECONDS_MAX = 60.0
 SESSIONS = 1009

@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from bridge.demo import tools
-from bridge.demo.claim import LOCK_DIRECTORY, NETNS_DIRECTORY, Claim, reap_leftovers
 from bridge.demo.topology import Topology
 from bridge.demo.tracker import Tracker, entries_for
 from bridge.demo.traffic import TrafficError, lanes_needed
 from bridge.errors import BridgeError, PrivilegeError, UnavailableError
+from bridge.rig import tools
+from bridge.rig.claim import LOCK_DIRECTORY, NETNS_DIRECTORY, Claim, reap_leftovers
 
 ROOT = Path(__file__).resolve().parents[2]
 
 # holds everything that a run can hold, says so, and waits to be killed
 VICTIM = """
 import sys
-from bridge.demo.claim import Claim
+from bridge.rig.claim import Claim
 from bridge.demo.topology import Topology
 from bridge.demo.tracker import Tracker
 from bridge.demo.traffic import Traffic
@@ -125,13 +125,13 @@ def test_missing_capabilities_are_named() -> None:
         pytest.skip("needs root to give privileges up")
     script = (
         "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
-        "from bridge.demo.claim import Claim\n"
+        "from bridge.rig.claim import Claim\n"
         "from bridge.errors import PrivilegeError\n"
         "try: Claim.take()\n"
         "except PrivilegeError as error: print(error, error.hint, sep='|')\n"
     )
     # the modules are loaded before the privileges go: a checkout may be readable by root only
-    script = "import bridge.demo.claim\n" + script
+    script = "import bridge.rig.claim\n" + script
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

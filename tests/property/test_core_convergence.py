@@ -79,7 +79,13 @@ class Walk:
         self.nodes = [Node(i, sweeps) for i in range(self.random.randint(2, 3))]
         self.quiet = False
         self.steps: list[Callable[[Node], bool]] = [
-            self.begin, self.advance, self.drain, self.publish, self.judge, self.land, self.sweep,
+            self.begin,
+            self.advance,
+            self.drain,
+            self.publish,
+            self.judge,
+            self.land,
+            self.sweep,
         ]
 
     def run(self) -> None:
@@ -89,8 +95,14 @@ class Walk:
         self.quiet = True
         for _ in range(12):
             for node in self.nodes:
-                for step in (self.advance, self.drain, self.sweep, self.publish, self.judge,
-                             self.land):
+                for step in (
+                    self.advance,
+                    self.drain,
+                    self.sweep,
+                    self.publish,
+                    self.judge,
+                    self.land,
+                ):
                     while self.tick() and step(node):
                         if step == self.sweep and node.scan is None:
                             break
@@ -255,7 +267,5 @@ def test_walk_finds_missing_dirty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_walk_finds_unguarded_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        Fingerprints, "_defer", lambda self, doubtful, keys, changed, gone: 0
-    )
+    monkeypatch.setattr(Fingerprints, "_defer", lambda self, doubtful, keys, changed, gone: 0)
     assert failing_seeds(401, sweeps=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from bridge.core import keys as module
 from bridge.core.fingerprints import Fingerprints
@@ -32,6 +30,7 @@ def column(rows: list[bytes], size: int) -> U8:
 def hashing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything once with the real hash and once with one that collides all the time."""
     if request.param == "colliding":
+
         def poor(rows: U8, seed: int = 0) -> np.ndarray:
             return (hash_rows(rows, seed) & np.uint64(1)) << np.uint64(63)
 
@@ -127,5 +126,3 @@ def values_of(entries: dict[int, int]) -> U8:
 def narrow(keys: U8, values: U8) -> dict[int, int]:
     flat = np.ascontiguousarray(keys).view(np.uint16).ravel()
     return dict(zip(flat.tolist(), values[:, 0].tolist(), strict=True))
-
-

@@ -168,7 +168,11 @@ def test_a_message_has_file_path_reason_and_value(tmp_path: Path) -> None:
         ('[node]\nname = "a"\nsweep = "1s"', "node.sweep", "did you mean 'sweep' of capture?"),
         ('[node]\nname = "a"\n[[map]]\nid = 1', "map", "did you mean 'maps'?"),
         (with_map('id = 1\nrolle = "apply"'), "maps[0].rolle", "did you mean 'role'?"),
-        (with_map("id = 1\nemit_losses = '/l'\nemit = { pinn = '/a' }"), "maps[0].emit.pinn", "did you mean 'pin'?"),
+        (
+            with_map("id = 1\nemit_losses = '/l'\nemit = { pinn = '/a' }"),
+            "maps[0].emit.pinn",
+            "did you mean 'pin'?",
+        ),
         ('[node]\nname = "a"\nzzz = 1', "node.zzz", ""),
     ],
 )
@@ -267,7 +271,17 @@ def test_the_sample_is_valid_and_shows_every_key() -> None:
         assert f"[{table}]" in shown
         model = field.annotation
         keys = getattr(model, "model_fields", None)
-        for key in keys or ("name", "pin", "map", "id", "role", "emit", "emit_losses", "sweep", "ring"):
+        for key in keys or (
+            "name",
+            "pin",
+            "map",
+            "id",
+            "role",
+            "emit",
+            "emit_losses",
+            "sweep",
+            "ring",
+        ):
             assert f"\n{key} = " in shown or f"\n#{key} = " in shown, f"{table}.{key}"
 
 

@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "node": STAGES - {"node"},
     "rig": STAGES,
     "demo": STAGES | {"rig"},
-    "bench": STAGES | {"rig", "demo"},
+    "bench": STAGES | {"rig"},
     "cli": STAGES | {"rig", "demo", "bench"},
 }
 ANYWHERE = {"errors", "resources"}

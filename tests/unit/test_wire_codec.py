@@ -105,7 +105,7 @@ def test_columns_are_views_of_the_message() -> None:
         ("encoding", 77, "encoding: not known"),
         ("cause", 9, "cause: not known"),
         ("count", 0, "count: needs at least one"),
-        ("count", 8, "keys: needs 24 bytes"),
+        ("count", 8, "ops: needs 8 bytes"),
         ("count", 2**32 - 1, "take more than"),
         ("key_size", 0, "key_size: needs 1 to 512"),
         ("key_size", 513, "key_size: needs 1 to 512"),

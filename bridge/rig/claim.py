@@ -16,7 +16,7 @@ import shutil
 from pathlib import Path
 from types import TracebackType
 
-from bridge.demo import tools
+from bridge.rig import tools
 
 LOCK_DIRECTORY = Path("/run/mapbridge-demo")
 NETNS_DIRECTORY = Path("/run/netns")

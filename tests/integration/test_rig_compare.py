@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from bridge.demo.claim import Claim
-from bridge.demo.compare import (
+from bridge.demo.tracker import Tracker
+from bridge.errors import PrivilegeError
+from bridge.kernel.maps import KernelMap, MapType, create_map, open_pin
+from bridge.model import U8
+from bridge.rig.claim import Claim
+from bridge.rig.compare import (
     EXAMPLES_MAX,
     CompareError,
     compare,
     compare_entries,
 )
-from bridge.demo.tracker import Tracker
-from bridge.errors import PrivilegeError
-from bridge.kernel.maps import KernelMap, MapType, create_map, open_pin
-from bridge.model import U8
 
 ENTRIES = 4001
 

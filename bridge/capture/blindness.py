@@ -1,0 +1,99 @@
+"""Operations that the function probes cannot see, counted. Twin of ``bpf/capture_blindness.h``.
+
+Softirqs that interrupt bpf(2) work on a map are blind: the kernel skips programs on kprobes there
+and says nothing. What it does count are the hits of the kprobes themselves, per CPU.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+from collections.abc import Sequence
+
+from bridge.capture.loader import ProbeObject, ProgramType
+from bridge.kernel.btf import BtfError, KernelBtf
+from bridge.kernel.errors import KernelError
+from bridge.kernel.maps import KernelMap, map_info
+from bridge.kernel.programs import test_run
+from bridge.kernel.symbols import KALLSYMS
+
+_SYMBOLS = {"MB_AT_PROG_ACTIVE": "bpf_prog_active", "MB_AT_PER_CPU_OFFSET": "__per_cpu_offset"}
+_OFFSETS = (
+    ("perf_event", "tp_event"),
+    ("trace_probe_event", "call"),
+    ("trace_probe_event", "probes"),
+    ("trace_probe", "list"),
+    ("trace_kprobe", "tp"),
+    ("trace_kprobe", "nhit"),
+)
+_COUNTER = struct.Struct("=QIIQ")  # struct hit_counter
+
+
+def blindness_defines(btf: KernelBtf) -> dict[str, int]:
+    """The ``-D`` constants of that part; none where the kernel does not tell them.
+
+    Addresses of variables are there with CONFIG_KALLSYMS_ALL only.
+    """
+    data = KALLSYMS.read_bytes()
+    defines = {"MB_WITH_BLINDNESS": 1}
+    for define, name in _SYMBOLS.items():
+        match = re.search(rb"^([0-9a-f]+) [A-Za-z] " + name.encode() + rb"$", data, re.MULTILINE)
+        if match is None or not int(match[1], 16):
+            return {}
+        defines[define] = int(match[1], 16)
+    try:
+        for holder, field in _OFFSETS:
+            defines[f"MB_AT_{holder}_{field}".upper()] = btf.offset(holder, field)
+    except BtfError:
+        return {}
+    return defines
+
+
+class Blindness:
+    """The counter, after it has been shown to read the kernel's right numbers."""
+
+    def __init__(self, programs: ProbeObject, events: Sequence[int]) -> None:
+        """``events``: the perf event descriptors of the entry probes, at most two.
+
+        Where the addresses cannot be learnt, nothing is attached and ``read`` answers ``None``.
+        """
+        self._memory: mmap.mmap | None = None
+        fd = programs.map_fd("hit_counters")
+        with KernelMap(os.dup(fd), map_info(fd, "map hit_counters")) as counters:
+            for row, event in enumerate(events):
+                counters.update(row.to_bytes(4, "little"), _COUNTER.pack(0, event, 0, 0))
+            before = _hits(programs, events)
+            try:
+                test_run(
+                    programs.load("learn_hit_counters", ProgramType.RAW_TRACEPOINT), b"", repeat=0
+                )
+            except KernelError:
+                return  # no test runs of raw tracepoints before Linux 5.10
+            after = _hits(programs, events)
+            for row, (low, high) in enumerate(zip(before, after, strict=True)):
+                learnt = counters.lookup(row.to_bytes(4, "little"))
+                address, _, _, found = _COUNTER.unpack(learnt or bytes(_COUNTER.size))
+                if not address or not low <= found <= high:
+                    return
+        programs.attach_raw_tracepoint("softirq_exit", "on_softirq_exit")
+        programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
+        self._memory = mmap.mmap(programs.map_fd("blind"), mmap.PAGESIZE, prot=mmap.PROT_READ)
+
+    def read(self) -> int | None:
+        """Operations on any plain hash map that were not seen; ``None``: not known."""
+        if self._memory is None:
+            return None
+        return int.from_bytes(self._memory[:8], "little")
+
+    def close(self) -> None:
+        if self._memory is not None:
+            self._memory.close()
+            self._memory = None
+
+
+def _hits(programs: ProbeObject, events: Sequence[int]) -> list[int]:
+    """What the kernel says of those probes' hits."""
+    hits = {event: one.hits or 0 for event, one in programs.probes()}
+    return [hits[event] for event in events]
