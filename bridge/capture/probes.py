@@ -121,7 +121,7 @@ class ProbeCapture:
             slot = _Slot(
                 Watch(self._free[0], info.key_size, info.value_size),
                 self._tables.losses.read(self._free[0]),
-                self._count_missed(),
+                self._count_missed(fresh=True),
             )
             number = slot.watch.slot.to_bytes(4, "little")
             with create_map(MapType.RINGBUF, 0, 0, size, name="mapbridge_ring") as ring:
@@ -223,13 +223,13 @@ class ProbeCapture:
             hint="see which writers the probes cover with `mapbridge doctor`",
         )
 
-    def _count_missed(self) -> int:
+    def _count_missed(self, *, fresh: bool = False) -> int:
         """Operations that the probes could not see: another probe ran on that CPU, or bpf(2) did.
 
         The kernel counts misses per probe; of a function's two probes the one that missed more
         tells. Operations on maps that nobody watches count too, which costs a repair at worst.
         """
-        if time.monotonic() - self._missed_read_at > MISSES_SECONDS:
+        if fresh or time.monotonic() - self._missed_read_at > MISSES_SECONDS:
             by_target: dict[str, int] = {}
             for one in self._programs.attachments():
                 by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)

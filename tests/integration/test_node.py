@@ -6,61 +6,34 @@ import asyncio
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import nats
-import numpy as np
 import orjson
 import pytest
 
 from bridge.kernel.features import Capability
-from bridge.kernel.maps import KernelMap, MapType, create_map
+from bridge.kernel.maps import MapType, create_map
 from bridge.model import Origin, Role
 from bridge.rig.broker import ServerThread
-from bridge.rig.nodes import CLUSTER, MapEntry, NodeProcess
+from bridge.rig.nodes import CLUSTER
 from bridge.wire.subjects import delta_subject
 from tests.integration.kernel_support import needs, pin_folder, rows_of, unique_name
+from tests.node_kit import (
+    DEADLINE_SECONDS,
+    KEY,
+    Rig,
+    content,
+    fill,
+    map_name,
+    mapbridge,
+    published,
+    until,
+)
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
-DEADLINE_SECONDS = 60.0
-KEY, VALUE = 16, 24
-
-
-class Rig:
-    """Maps with pins, nodes, and a server; all removed at the end."""
-
-    def __init__(self, directory: Path, pins: Path, server: ServerThread) -> None:
-        self.directory, self.pins, self.server = directory, pins, server
-        self.maps: list[KernelMap] = []
-        self.nodes: list[NodeProcess] = []
-
-    def map(self, name: str, *, value_size: int = VALUE, entries: int = 16_384) -> KernelMap:
-        made = create_map(MapType.HASH, KEY, value_size, entries, name=unique_name("node"))
-        made.pin(self.pins / name)
-        self.maps.append(made)
-        return made
-
-    def entry(self, name: str, pin: str, role: Role) -> MapEntry:
-        return MapEntry(name, self.pins / pin, role)
-
-    def node(self, name: str, *maps: MapEntry, url: str = "", ready: bool = True) -> NodeProcess:
-        node = NodeProcess(
-            name, self.directory, broker_url=url or self.server.url, maps=maps, capture="sweep"
-        )
-        self.nodes.append(node)
-        if ready:
-            node.await_running()
-        return node
-
-    def close(self) -> None:
-        for node in self.nodes:
-            node.stop()
-        for made in self.maps:
-            made.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,31 +50,6 @@ def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
             yield made
         finally:
             made.close()
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"not in time: {what}"
-        time.sleep(0.02)
-
-
-def content(kernel_map: KernelMap) -> dict[bytes, bytes]:
-    found: dict[bytes, bytes] = {}
-    for keys, values in kernel_map.scan():
-        found |= {k.tobytes(): v.tobytes() for k, v in zip(keys, values, strict=True)}
-    return found
-
-
-def fill(kernel_map: KernelMap, numbers: range, value: int) -> None:
-    keys = rows_of(numbers, KEY)
-    values = np.full((len(keys), kernel_map.info.value_size), value, np.uint8)
-    outcome = kernel_map.update_batch(keys, values)
-    assert (outcome.done, outcome.errno) == (len(keys), 0)
-
-
-def map_name() -> str:
-    return unique_name("m")
 
 
 def test_inserts_updates_and_deletes_arrive(rig: Rig) -> None:
@@ -123,11 +71,6 @@ def test_both_ways_without_echo(rig: Rig) -> None:
     fill(a, range(211), 1)
     fill(b, range(1000, 1307), 2)
     until(lambda: len(content(a)) == 518 and content(a) == content(b), "both")
-
-    def published(node: NodeProcess) -> int:
-        status = node.map_status()["published"]
-        assert isinstance(status, dict)
-        return int(status["changes"])
 
     until(lambda: (published(node_a), published(node_b)) == (211, 307), "counts")
     settle = time.time() + 1.0  # several sweeps of each node
@@ -302,13 +245,3 @@ def test_watch_prints_the_changes(rig: Rig) -> None:
     unknown = mapbridge("watch", "nothing", *config)
     assert unknown.returncode == 2
     assert name in unknown.stderr
-
-
-def mapbridge(*arguments: str, before: list[str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*(before or []), sys.executable, "-m", "bridge.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )

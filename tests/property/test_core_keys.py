@@ -81,15 +81,13 @@ def test_differences_are_those_of_dictionaries(steps: list[Step]) -> None:
             fold |= entries
             fold = {k: v for k, v in fold.items() if v}
         else:
-            entries = {k: v for k, v in entries.items() if v}
-            found = table.differences(
-                wide(entries), values_of(entries), doubtful=None, complete=True
-            )
-            changed = {k: v for k, v in entries.items() if fold.get(k) != v}
+            held = {k: v for k, v in entries.items() if v}
+            found = table.differences(wide(held), values_of(held), doubtful=None, complete=True)
+            changed = {k: v for k, v in held.items() if fold.get(k) != v}
             assert narrow(found.updated_keys, found.updated_values) == changed
             gone = narrow(found.deleted_keys, found.deleted_keys)
-            assert set(gone) == set(fold) - set(entries)
-            fold = entries
+            assert set(gone) == set(fold) - set(held)
+            fold = held
         assert len(table) == len(fold)
 
 
