@@ -170,7 +170,7 @@ class Subscription(Protocol):
 
     @property
     def pending(self) -> int:
-        """Messages known to be in the log and not yet handed out."""
+        """Messages known to be in the log and not yet handed out; 1 while nothing is known."""
 
     @property
     def log_id(self) -> str:

@@ -96,6 +96,8 @@ class NatsSubscription:
 
     @property
     def pending(self) -> int:
+        if not self._opened:
+            return 1
         consumer = self._consumer
         return len(self._buffer) + (self._pending if consumer is None else consumer.pending)
 

@@ -6,6 +6,7 @@ Rings are drained by one thread, sweeps by another, so that a long sweep never k
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from bridge.capture.drain import DrainThread
@@ -14,12 +15,14 @@ from bridge.capture.modes import Selection, select_mode
 from bridge.capture.scan import StartupScan, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.config.settings import Config, MapConfig
+from bridge.errors import InvariantError
 from bridge.kernel.maps import KernelMap
 from bridge.kernel.support import Support, judge
 from bridge.model import MapInfo
 from bridge.node.lane import Lane
 
-_STOP_SECONDS = 10.0
+STOP_SECONDS_MAX = 10.0
+REMOVE_SECONDS_MAX = 5.0
 
 
 class Capturing:
@@ -31,7 +34,7 @@ class Capturing:
         self._selection: Selection | None = None
         self._rings = DrainThread(self._failed, name="rings")
         self._sweeps = DrainThread(self._failed, name="sweeps")
-        self._sources: dict[str, ChangeSource] = {}
+        self._sources: dict[str, tuple[ChangeSource, Lane]] = {}
         self._own_thread: int | None = None
         self._lock = threading.Lock()
 
@@ -65,7 +68,7 @@ class Capturing:
         """Capture a map into its lane. ``ready``: the stream has been read to its end."""
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
-            self._register(entry.name, sweep)
+            self._register(entry.name, sweep, lane)
             self._sweeps.add(sweep, lane.sink)
             return
         source = StartupScan(
@@ -75,7 +78,7 @@ class Capturing:
             comparison=lane if entry.role.applies else None,
             finished=lane.end_scans,
         )
-        self._register(entry.name, source)
+        self._register(entry.name, source, lane)
         self._rings.add(source, lane.sink)
 
     def _ring_of(self, entry: MapConfig, target: KernelMap) -> ChangeSource:
@@ -86,20 +89,27 @@ class Capturing:
         return self._selection.probes.watch(target, entry.ring_bytes)
 
     def remove(self, name: str) -> bool:
-        """Take what a map's source still has, then forget it; whether all of it was taken."""
+        """Take what a map's source still has, then forget it; whether all of it was taken.
+
+        A program that goes on writing never lets its ring run empty, so there is a time limit.
+        """
         with self._lock:
-            source = self._sources.pop(name, None)
-        if source is None:
+            source, lane = self._sources.pop(name, (None, None))
+        if source is None or lane is None:
             return True
-        thread = self._rings if isinstance(source, StartupScan) else self._sweeps
+        is_sweep = isinstance(source, SweepSource)
+        thread = self._sweeps if is_sweep else self._rings
         clean = thread.remove(source, drain=True)
+        deadline = time.monotonic() + REMOVE_SECONDS_MAX
+        while clean and not is_sweep and (batches := source.drain()):
+            clean = all(lane.sink(batch) for batch in batches) and time.monotonic() < deadline
         source.close()
         return clean
 
     def losses(self, name: str) -> Losses:
         """What was lost of a map since its capture began."""
         with self._lock:
-            source = self._sources.get(name)
+            source, _ = self._sources.get(name, (None, None))
         return source.losses() if source is not None else Losses()
 
     def status(self) -> dict[str, object]:
@@ -110,18 +120,24 @@ class Capturing:
             answer["coverage"] = self._selection.coverage.as_dict()
         return answer
 
+    def check(self) -> None:
+        """Raise when a thread of the capture side has ended by itself."""
+        for thread in (self._rings, self._sweeps):
+            if not thread.is_alive():
+                raise InvariantError("capture: a thread that reads changes has ended")
+
     def close(self) -> None:
         """Stop both threads and detach the probes."""
         for thread in (self._rings, self._sweeps):
-            thread.stop(drain=False, deadline_seconds=_STOP_SECONDS)
+            thread.stop(drain=False, deadline_seconds=STOP_SECONDS_MAX)
         if self._selection is not None and self._selection.probes is not None:
             self._selection.probes.close()
 
-    def _register(self, name: str, source: ChangeSource) -> None:
+    def _register(self, name: str, source: ChangeSource, lane: Lane) -> None:
         with self._lock:
-            self._sources[name] = source
+            self._sources[name] = (source, lane)
 
     def _failed(self, source: ChangeSource, error: Exception) -> None:
         with self._lock:
-            name = next((n for n, s in self._sources.items() if s is source), "")
+            name = next((n for n, (s, _) in self._sources.items() if s is source), "")
         self._report(name, error)

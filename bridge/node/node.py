@@ -19,7 +19,7 @@ from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
 from bridge.node.process import require_privileges, tune_allocator
@@ -63,6 +63,7 @@ class Node:
         self._state = state
         self._started = time.time()
         self._bus: NatsBus | None = None
+        self._embedded: EmbeddedServer | None = None
         self._inbox: Inbox | None = None
         self._workers: list[MapWorker] = []
         self._capturing = Capturing(config, self._source_failed)
@@ -110,6 +111,7 @@ class Node:
                     report=self._report.say,
                 )
             )
+            self._embedded = server
             urls = (server.url,)
             self._report.say("embedded nats-server ready", url=server.url)
         bus = await open_bus(BusSettings(node=node.name, urls=urls), self._report.say)
@@ -120,7 +122,7 @@ class Node:
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
-        status = asyncio.create_task(self._write_status(), name="status")
+        status = asyncio.create_task(self._watch(applier), name="status")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         running = {*tasks, status, stopping}
         try:
@@ -148,11 +150,20 @@ class Node:
         if not all(results):
             self._report.warn("some changes were not published: the broker did not take them")
 
-    async def _write_status(self) -> None:
+    async def _watch(self, applier: Applier) -> None:
+        """Write the status, warn of losses, and end the node when a part of it has ended."""
         while True:
             self._state.write("status.json", self.status())
             for worker in self._workers:
                 worker.report_losses()
+            self._capturing.check()
+            if applier.failure is not None:
+                raise applier.failure
+            if self._embedded is not None and self._embedded.failed.is_set():
+                raise UnavailableError(
+                    "nats-server: the embedded one ends again and again",
+                    hint=f"see {self._embedded.log_path}",
+                )
             await asyncio.sleep(STATUS_SECONDS)
 
     def status(self) -> dict[str, object]:

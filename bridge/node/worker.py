@@ -70,7 +70,7 @@ class _Parts:
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     subscription: Subscription | None = None
-    handed: int = 0  # stream sequence of the last message given to the writer thread
+    handed: int = 0  # stream sequence of the last message on its way to the writer thread
 
 
 @dataclass(slots=True)
@@ -194,8 +194,8 @@ class MapWorker:
             match item:
                 case Received():
                     self.stream.received += 1
-                    await self.services.inbox.put(Arrival(item.sequence, item.delta))
                     parts.handed = item.sequence
+                    await self.services.inbox.put(Arrival(item.sequence, item.delta))
                 case Broken():
                     self.stream.broken += 1
                     self.services.report.warn_once(
@@ -217,8 +217,9 @@ class MapWorker:
             return False
         if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
             return True
-        read = bool(parts.subscription.log_id) and parts.subscription.pending == 0
-        return read and parts.target.counters.sequence >= parts.handed
+        # In this order: a message that is just being handed over has left ``pending`` already.
+        nothing_pending = parts.subscription.pending == 0
+        return nothing_pending and parts.target.counters.sequence >= parts.handed
 
     def report_losses(self) -> None:
         """Warn when changes were lost since the last call."""

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,8 @@ class Traffic:
             f"ip link set nest1 up xdpgeneric pinned {PIN}",
         ):
             subprocess.run(command.split(), check=True)
+            for end in Path("/proc/sys/net/ipv6/conf").glob("nest?"):
+                (end / "disable_ipv6").write_text("1")  # packets of its own would be miscounted
         Path("/sys/class/net/nest1/queues/rx-0/rps_cpus").write_text("2")
         self.flows, self.busy, self.counts = (self.map(n) for n in ("flows", "busy", "counts"))
 
@@ -139,8 +142,13 @@ def settled(read: Callable[[], int]) -> int:
     return last[1]
 
 
-def check(capture: ProbeCapture, traffic: Traffic, load: Callable[[], object]) -> Watched:
-    """Send while ``load`` runs on processor 1; compare what was done with what was seen."""
+def check(
+    capture: ProbeCapture, traffic: Traffic, load: Callable[[], object], *, is_blind: bool
+) -> None:
+    """Send while ``load`` runs on processor 1; compare what was done with what was seen.
+
+    ``is_blind``: go on until something was not seen.
+    """
     base = settled(lambda: traffic.count(0))
     watched = Watched(traffic.flows, capture.watch(traffic.flows, RING_BYTES))
     stop = threading.Event()
@@ -153,7 +161,7 @@ def check(capture: ProbeCapture, traffic: Traffic, load: Callable[[], object]) -
     thread = threading.Thread(target=body)
     thread.start()
     try:
-        traffic.send_until(lambda: watched.source.losses().total > 0)
+        traffic.send_until(lambda: not is_blind or watched.source.losses().unpaired > 0)
     finally:
         stop.set()
         thread.join()
@@ -165,7 +173,6 @@ def check(capture: ProbeCapture, traffic: Traffic, load: Callable[[], object]) -
     watched.source.close()
     assert losses.total == losses.unpaired
     assert done == seen + losses.unpaired
-    return watched
 
 
 def test_a_program_that_is_probed_itself(capture: ProbeCapture, traffic: Traffic) -> None:
@@ -173,7 +180,9 @@ def test_a_program_that_is_probed_itself(capture: ProbeCapture, traffic: Traffic
     source = capture.watch(traffic.busy, RING_BYTES)
     busy = Watched(traffic.busy, source)
     before = traffic.count(1)
-    check(capture, traffic, lambda: test_run(program, bytes(64), repeat=10_007))
+    # From 6.12 on, softirqs wait for the end of a test run: then there is nothing to miss.
+    run = partial(test_run, program, bytes(64), repeat=10_007)
+    check(capture, traffic, run, is_blind=False)
     assert busy.count() == traffic.count(1) - before  # what was interrupted is seen all the same
     source.close()
 
@@ -181,7 +190,7 @@ def test_a_program_that_is_probed_itself(capture: ProbeCapture, traffic: Traffic
 def test_update_batches(capture: ProbeCapture, traffic: Traffic) -> None:
     with create_map(MapType.HASH, 4, 8, 16_384) as other:
         keys, values = rows(0, 8191, 4), rows(0, 8191, 8)
-        check(capture, traffic, lambda: other.update_batch(keys, values))
+        check(capture, traffic, lambda: other.update_batch(keys, values), is_blind=True)
 
 
 def test_sweeps(capture: ProbeCapture, traffic: Traffic) -> None:
@@ -189,5 +198,5 @@ def test_sweeps(capture: ProbeCapture, traffic: Traffic) -> None:
     assert before is not None
     with create_map(MapType.HASH, 4, 8, 16_384) as other:
         other.update_batch(rows(0, 8191, 4), rows(0, 8191, 8))
-        check(capture, traffic, other.count)
+        check(capture, traffic, other.count, is_blind=True)
     assert capture.blind() != before
