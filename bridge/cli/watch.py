@@ -105,7 +105,7 @@ def _lines(item: Received, as_json: bool) -> Iterator[str]:
             value = f"{value[: 2 * BYTES_SHOWN]}… ({batch.value_size} bytes)"
         operation = Op(batch.ops[row]).name.lower()
         key = bytes(batch.keys[row]).hex()
-        yield f"{time}  {delta.origin.node}  {operation:<6}  {key}  {value}"
+        yield f"{time}  {delta.origin.node}  {operation:<6}  {key}  {value}".rstrip()
 
 
 def _object(item: Received, row: int) -> dict[str, object]:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from bridge.errors import UnavailableError
 from bridge.kernel.objects import compile_object, load_object, remove_pins
 from bridge.resources import bpf_source
 from bridge.rig import tools
@@ -68,7 +67,6 @@ class Tracker:
         """Raises PrivilegeError, UnavailableError (a tool is missing) or ObjectError."""
         tools.require_privileges()
         tools.require_tools("clang", "bpftool")
-        _require_bpffs()
         defines = [f"CT_ENTRIES_MAX={self.entries_max}"]
         compiled = compile_object(bpf_source(SOURCE), defines=defines)
         try:
@@ -100,11 +98,3 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         self.remove()
-
-
-def _require_bpffs() -> None:
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    if not any(fields[1] == "/sys/fs/bpf" and fields[2] == "bpf" for fields in mounts):
-        raise UnavailableError(
-            "/sys/fs/bpf: no BPF file system", hint="mount -t bpf bpf /sys/fs/bpf"
-        )

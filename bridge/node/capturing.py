@@ -43,6 +43,11 @@ class Capturing:
         """The mode in force; ``none`` where no map of this node needs one."""
         return str(self._selection.mode) if self._selection is not None else "none"
 
+    def summary(self) -> dict[str, str]:
+        """The mode, and why it is none of the better ones."""
+        rejected = self._selection.rejected if self._selection is not None else {}
+        return {"mode": self.mode} | {f"not_{mode}": reason for mode, reason in rejected.items()}
+
     def start(self) -> None:
         """Attach the probes, if a map needs them, and prove what they see."""
         if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):

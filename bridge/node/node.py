@@ -79,7 +79,7 @@ class Node:
         """Bring up what the maps need, in the order in which the parts depend on each other."""
         stack.callback(self._capturing.close)
         await asyncio.to_thread(self._capturing.start)
-        self._report.say("capture ready", mode=self._capturing.mode)
+        self._report.say("capture ready", **self._capturing.summary())
         self._bus = await self._connect(stack)
         self._inbox = Inbox(self._config.limits.inbox_bytes, asyncio.get_running_loop())
         applier = Applier(

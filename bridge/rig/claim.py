@@ -35,6 +35,7 @@ class Claim:
     def take(cls) -> Claim:
         """A fresh token. Raises PrivilegeError or OSError when /run cannot be written."""
         tools.require_privileges()
+        tools.mount_file_systems()
         LOCK_DIRECTORY.mkdir(parents=True, exist_ok=True)
         for _ in range(_ATTEMPTS_MAX):
             token = secrets.token_hex(3)

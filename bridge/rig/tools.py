@@ -51,6 +51,23 @@ def require_privileges() -> None:
         )
 
 
+def mount_file_systems() -> None:
+    """Mounts what a system without systemd leaves out: the BPF file system, and tracefs.
+
+    Raises CommandError. A kernel without tracefs is left without.
+    """
+    types = {
+        target: kind
+        for _, target, kind, *_ in map(
+            str.split, Path("/proc/self/mounts").read_text().splitlines()
+        )
+    }
+    if types.get("/sys/fs/bpf") != "bpf":
+        run(["mount", "-t", "bpf", "bpf", "/sys/fs/bpf"])
+    if types.get("/sys/kernel/tracing") != "tracefs" and Path("/sys/kernel/tracing").exists():
+        run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"])
+
+
 def effective_capabilities() -> int:
     """The capability bits of this process (``CapEff`` in proc(5))."""
     for line in Path("/proc/self/status").read_text().splitlines():

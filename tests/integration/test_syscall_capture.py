@@ -390,13 +390,17 @@ def test_canary_finds_what_is_not_reported(capture: ProbeCapture) -> None:
     assert "batch system call delete" in gaps
 
 
-def test_compiler_messages_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+def test_compiler_messages_are_kept(
+    capture: ProbeCapture, capfd: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(ProbeError, match=r"error: .*undeclared identifier 'no_such_thing'"):
         ProbeObject("int f(void *ctx) { return no_such_thing; }", {})
     assert capfd.readouterr().err == ""
 
 
-def test_verifier_messages_are_kept(capfd: pytest.CaptureFixture[str]) -> None:
+def test_verifier_messages_are_kept(
+    capture: ProbeCapture, capfd: pytest.CaptureFixture[str]
+) -> None:
     text = "int f(void *ctx) { char *p = (char *)7; return *p; }"
     programs = ProbeObject(text, {})
     try:
