@@ -107,8 +107,8 @@ def prove(capture: ProbeCapture) -> Coverage:
     cannot be written at all.
     """
     with capture.canary_lock:
-        _Canary(capture).drain()
         canary = _Canary(capture)
+        canary.drain()
         findings = (*_singles(canary), *_batches(canary), *_programs(canary, capture))
     return Coverage(capture.mode, findings)
 

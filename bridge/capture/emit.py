@@ -38,12 +38,12 @@ class EmitSource(RingSource):
         *,
         bytes_max: int = BYTES_MAX,
     ) -> None:
-        self._counter = _open_counter(losses) if losses is not None else None
+        self._counter = open_counter(losses) if losses is not None else None
         self._base = 0
         self._last = 0  # the count at the close
         try:
             self._base = self._ring_full()
-            with _open_ring(ring) as opened:
+            with open_ring(ring) as opened:
                 super().__init__(
                     opened.fileno(),
                     opened.info.max_entries,
@@ -76,7 +76,8 @@ class EmitSource(RingSource):
             self._counter = None
 
 
-def _open_ring(selector: MapSelector) -> KernelMap:
+def open_ring(selector: MapSelector) -> KernelMap:
+    """The ring of an emitting program. Raises ``EmitError`` when it is another kind of map."""
     opened = open_map(selector)
     if opened.info.type != MapType.RINGBUF:
         opened.close()
@@ -87,7 +88,8 @@ def _open_ring(selector: MapSelector) -> KernelMap:
     return opened
 
 
-def _open_counter(selector: MapSelector) -> KernelMap:
+def open_counter(selector: MapSelector) -> KernelMap:
+    """Where an emitting program counts its losses. Raises ``EmitError`` for another kind of map."""
     opened = open_map(selector)
     info = opened.info
     if info.type != MapType.ARRAY or info.key_size != 4 or info.value_size != _COUNT.size:

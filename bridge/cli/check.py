@@ -50,8 +50,9 @@ def _maps(config: Config) -> Iterator[Problem]:
 
 def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
     """The map is there, of a type that the bridge takes; so is the ring of an emitting program."""
+    from bridge.capture.emit import open_counter, open_ring
     from bridge.kernel.maps import open_map
-    from bridge.kernel.maptypes import MapType, type_name
+    from bridge.kernel.maptypes import type_name
     from bridge.kernel.support import Support, judge
 
     try:
@@ -63,16 +64,14 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
                 )
     except BridgeError as error:
         yield _told(path, error)
-    if entry.emit is None:
-        return
-    try:
-        with open_map(entry.emit) as ring:
-            if ring.info.type != MapType.RINGBUF:
-                yield Problem(
-                    f"{path}.emit", "must be a ring buffer map", type_name(ring.info.type)
-                )
-    except BridgeError as error:
-        yield _told(f"{path}.emit", error)
+    parts = (("emit", entry.emit, open_ring), ("emit_losses", entry.emit_losses, open_counter))
+    for key, selector, opener in parts:
+        if selector is None:
+            continue
+        try:
+            opener(selector).close()
+        except BridgeError as error:
+            yield _told(f"{path}.{key}", error)
 
 
 def _broker(config: Config) -> Iterator[Problem]:

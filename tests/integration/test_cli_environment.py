@@ -134,14 +134,17 @@ def test_check_tells_all_that_is_wrong_with_the_machine(
             'url = "nats://127.0.0.1:1"',
             f'pin = "{folder}/none"',
             f"id = {queue.info.id}",
-            f'pin = "{folder}/one"\nemit = {{ id = {queue.info.id} }}',
+            f'pin = "{folder}/one"\nemit = {{ id = {queue.info.id} }}\n'
+            f"emit_losses = {{ id = {queue.info.id} }}",
             'map = "cli_no_such_map"',
         )
         found = problems_of(config)
-    assert list(found) == ["maps[0]", "maps[1]", "maps[2].emit", "maps[3]", "broker"]
+    emit = ["maps[2].emit", "maps[2].emit_losses"]
+    assert list(found) == ["maps[0]", "maps[1]", *emit, "maps[3]", "broker"]
     assert "nothing there" in found["maps[0]"]
     assert found["maps[1]"] == "cannot be bridged: it has no keys"
-    assert found["maps[2].emit"] == "must be a ring buffer map"
+    assert "not a ring buffer (got queue)" in found["maps[2].emit"]
+    assert "not an array of 8-byte counters" in found["maps[2].emit_losses"]
     assert "cannot connect" in found["broker"]
 
 
