@@ -1,0 +1,48 @@
+"""The commands that show and measure, as a user calls them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import orjson
+
+from bridge.kernel.features import Capability
+from tests.integration.kernel_support import needs
+
+pytestmark = needs(Capability.CAP_SYS_ADMIN)
+
+
+def last_line(*arguments: str, seconds_max: float = 110) -> dict[str, object]:
+    ended = subprocess.run(
+        [sys.executable, "-m", "bridge.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds_max,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    answer = orjson.loads(ended.stdout.splitlines()[-1])
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_the_demo_ends_with_equal_maps() -> None:
+    answer = last_line("demo", "--sessions", "1009", "--json")
+    entries = ("sessions", "source_entries", "replica_entries", "late_entries")
+    assert [answer[key] for key in entries] == [1009] * 4
+    differences = ("missing", "wrong", "extra", "left")
+    assert [answer[key] for key in differences] == [0] * 4
+    assert answer["capture"] in ("kprobe", "sweep")
+    assert isinstance(answer["seconds"], float)
+
+
+def test_the_bench_counts_every_change() -> None:
+    answer = last_line("bench", "sync-rate", "--seconds", "1", "--rate", "10000", "--json")
+    rates = answer.pop("rates")
+    assert isinstance(rates, list)
+    assert [rate["rate"] for rate in rates] == [10_000]
+    for rate in (answer, *rates):
+        assert rate["changes"] > 1000
+        assert (rate["missing"], rate["dropped"]) == (0, 0)
+        assert 0 < rate["p50_ms"] <= rate["p99_ms"]
