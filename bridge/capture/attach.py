@@ -25,6 +25,7 @@ _FUNCTIONS = (
 )
 _SYSCALL_SYMBOLS = ("__x64_sys_bpf", "__arm64_sys_bpf")
 CACHE = Path("/var/cache/mapbridge")
+CALL_PROGRAMS = frozenset(("on_bpf_entry", "on_bpf_return", "on_enter_bpf", "on_exit_bpf"))
 _OFFSETS = (
     ("bpf_map", "id"),
     ("task_struct", "files"),

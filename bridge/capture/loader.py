@@ -17,11 +17,12 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, cast
 
 from bridge.errors import BridgeError, Exit, PrivilegeError, UnavailableError
+from bridge.kernel.programs import program_info
 from bridge.resources import bpf_source
 
 MESSAGE_LINES_MAX = 12
@@ -47,12 +48,17 @@ class ProgramType(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """One program at one place. ``hits`` and ``misses`` are ``None`` where nobody counts them."""
+    """One program at one place.
+
+    ``hits`` and ``misses`` are those of the kprobe, ``None`` where nobody counts them. ``skipped``:
+    hits at which the kernel did not run the program (counted from Linux 6.7 on).
+    """
 
     target: str
     function: str
     hits: int | None = None
     misses: int | None = None
+    skipped: int = 0
 
 
 class _Function(Protocol):
@@ -194,12 +200,14 @@ class ProbeObject:
             # BCC appends its own suffix to the event's name.
             found = [count for name, count in counts.items() if name.startswith(f"{event}_bcc_")]
             hits, misses = found[0] if found else (None, None)
-            probes.append((fd, Attachment(symbol, function, hits, misses)))
+            skipped = self._skipped(function)
+            probes.append((fd, Attachment(symbol, function, hits, misses, skipped)))
         return tuple(probes)
 
     def attachments(self) -> tuple[Attachment, ...]:
         """All attachments, with the kernel's counts of the kprobes."""
-        return (*(probe for _, probe in self.probes()), *self._tracepoints)
+        tracepoints = (replace(t, skipped=self._skipped(t.function)) for t in self._tracepoints)
+        return (*(probe for _, probe in self.probes()), *tracepoints)
 
     def close(self) -> None:
         """Detach everything, unload programs and maps."""
@@ -213,6 +221,10 @@ class ProbeObject:
         self._probes.clear()
         self._tracepoints.clear()
         self._object = None
+
+    def _skipped(self, function: str) -> int:
+        program = self._opened().load_func(function.encode(), ProgramType.KPROBE)  # loaded already
+        return program_info(program.fd).recursion_misses
 
     def _opened(self) -> _Object:
         if self._object is None:

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.capture.attach import CACHE, attach, attach_blindness, make_plan
+from bridge.capture.attach import CACHE, CALL_PROGRAMS, attach, attach_blindness, make_plan
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
 from bridge.capture.record import ring_bytes as fitting_ring_bytes
 from bridge.capture.ring_source import RingSource
@@ -227,12 +227,16 @@ class ProbeCapture:
         """Operations that the probes could not see: another probe ran on that CPU, or bpf(2) did.
 
         The kernel counts misses per probe; of a function's two probes the one that missed more
-        tells. Operations on maps that nobody watches count too, which costs a repair at worst.
+        tells. Programs on bpf(2) itself are skipped when their task has preempted another one in
+        the midst of its bpf(2) call. Operations on maps that nobody watches count too, which costs
+        a repair at worst.
         """
         if fresh or time.monotonic() - self._missed_read_at > MISSES_SECONDS:
             by_target: dict[str, int] = {}
             for one in self._programs.attachments():
                 by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)
+                if one.function in CALL_PROGRAMS:
+                    by_target[one.function] = one.skipped
             self._missed = sum(by_target.values())
             self._missed_read_at = time.monotonic()
         return self._missed + (self.blind() or 0)

@@ -329,7 +329,12 @@ def test_many_threads(capture: ProbeCapture) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        one.assert_whole(7 * (499 + 503 + 250))
+        done = 7 * (499 + 503 + 250)
+        # On preemptible kernels a call can go unseen, but not unnoticed.
+        wait_for(lambda: one.count() == done or one.source.losses().unpaired > 0)
+        assert one.count() <= done
+        if one.source.losses().total == 0:
+            one.assert_whole(done)
 
 
 def test_slots_are_given_back(capture: ProbeCapture) -> None:
