@@ -112,7 +112,7 @@ class Topology:
 
     def _configure(self, namespace: str, commands: list[str]) -> None:
         text = "\n".join(["link set lo up", f"link set {DEVICE} up", *commands, ""])
-        tools.run(["ip", "-netns", namespace, "-batch", "-"], input_text=text)
+        tools.run(self.command_inside(namespace, "ip", "-batch", "-"), input_text=text)
 
     def _client_commands(self) -> list[str]:
         commands = [f"address add {GATEWAY_IPV4}/30 dev {DEVICE}"]
@@ -153,7 +153,8 @@ class Topology:
     def _await_link(self) -> None:
         deadline = time.monotonic() + LINK_SECONDS_MAX
         for namespace in (self.client_namespace, self.server_namespace):
-            while "state UP" not in tools.run(["ip", "-netns", namespace, "link", "show", DEVICE]):
+            shown = self.command_inside(namespace, "ip", "link", "show", DEVICE)
+            while "state UP" not in tools.run(shown):
                 if time.monotonic() > deadline:
                     raise tools.CommandError(f"{DEVICE}: link not up (got {LINK_SECONDS_MAX:g} s)")
                 time.sleep(_POLL_SECONDS)
@@ -173,8 +174,8 @@ class Topology:
     def command_inside(namespace: str, *argv: str) -> list[str]:
         """A command line that runs ``argv`` in the namespace.
 
-        Not ``tc -netns`` or ``ip netns exec``: these mount a sysfs of their own over /sys, and the
-        pins under /sys/fs/bpf are out of sight.
+        Not ``-netns`` or ``ip netns exec``: these mount a sysfs of their own over /sys, so that the
+        pins under /sys/fs/bpf are out of sight, and they refuse to work in a chroot.
         """
         return ["nsenter", f"--net=/run/netns/{namespace}", *argv]
 
