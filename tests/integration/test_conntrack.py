@@ -224,7 +224,9 @@ def test_a_refused_connection_leaves_nothing(topology: Topology, ct: KernelMap) 
 def test_a_silent_server_leaves_syn_sent(topology: Topology, ct: KernelMap) -> None:
     """A SYN that nobody answers: the server has no way back to the client's address."""
     tools.run(
-        ["ip", "-netns", topology.server_namespace, "route", "add", "blackhole", "198.19.0.9/32"]
+        topology.command_inside(
+            topology.server_namespace, *["ip", "route", "add", "blackhole", "198.19.0.9/32"]
+        )
     )
     client = socket_in(topology.client_namespace)
     client.setblocking(False)
@@ -233,7 +235,9 @@ def test_a_silent_server_leaves_syn_sent(topology: Topology, ct: KernelMap) -> N
     assert states(ct) == [State.SYN_SENT]
     client.close()
     tools.run(
-        ["ip", "-netns", topology.server_namespace, "route", "del", "blackhole", "198.19.0.9"]
+        topology.command_inside(
+            topology.server_namespace, *["ip", "route", "del", "blackhole", "198.19.0.9"]
+        )
     )
     (key,) = keys_of(ct)
     assert ct.delete(key)
@@ -253,7 +257,7 @@ def test_failures_say_why(topology: Topology, ct: KernelMap) -> None:
 
 def test_failed_sessions_are_counted(topology: Topology, ct: KernelMap) -> None:
     """An unreachable server: every connect fails at once, with its reason."""
-    ip = ["ip", "-netns", topology.client_namespace, "route"]
+    ip = topology.command_inside(topology.client_namespace, "ip", "route")
     tools.run([*ip, "add", "unreachable", f"{topology.server_ipv4}/32"])
     try:
         with Traffic(topology, 10, ipv6_every=0) as traffic:
