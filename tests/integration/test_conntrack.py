@@ -223,22 +223,15 @@ def test_a_refused_connection_leaves_nothing(topology: Topology, ct: KernelMap) 
 
 def test_a_silent_server_leaves_syn_sent(topology: Topology, ct: KernelMap) -> None:
     """A SYN that nobody answers: the server has no way back to the client's address."""
-    tools.run(
-        topology.command_inside(
-            topology.server_namespace, *["ip", "route", "add", "blackhole", "198.19.0.9/32"]
-        )
-    )
+    route = topology.command_inside(topology.server_namespace, "ip", "route")
+    tools.run([*route, "add", "blackhole", "198.19.0.9/32"])
     client = socket_in(topology.client_namespace)
     client.setblocking(False)
     client.bind((topology.client_ipv4[8], 0))
     client.connect_ex((topology.server_ipv4, 7004))
     assert states(ct) == [State.SYN_SENT]
     client.close()
-    tools.run(
-        topology.command_inside(
-            topology.server_namespace, *["ip", "route", "del", "blackhole", "198.19.0.9"]
-        )
-    )
+    tools.run([*route, "del", "blackhole", "198.19.0.9"])
     (key,) = keys_of(ct)
     assert ct.delete(key)
 
