@@ -11,21 +11,15 @@ import mmap
 import struct
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
+from bridge.bench.churn import OPERATIONS_MAX, RING, Churn, Writer
 from bridge.kernel.maps import KernelMap
-from bridge.kernel.objects import LoadedObject, compile_object
-from bridge.kernel.programs import KernelProgram
-from bridge.resources import bpf_directory, bpf_source
 
 KEYS = 65_536
 DELETES_PER_1024 = 102
-OPERATIONS_PER_RUN = 32  # CHURN_OPERATIONS_MAX in the program
 RUNS_PER_CALL = 64
 PAUSE_SECONDS = 0.0005
-_WRITER = struct.Struct("=QQIIIIQQQQ")  # struct churn_writer
 _POSITION = struct.Struct("=Q")
-_FRAME = bytes(64)  # the first four bytes name the writer: number 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +29,6 @@ class Generated:
     changes: int
     seconds: float
     waited_seconds: float  # for room in the ring
-
-
-def compile_churn(cache: Path) -> Path:
-    """The object file of the generator that emits its changes."""
-    return compile_object(
-        bpf_source("examples/churn.bpf.c"),
-        include=[bpf_directory()],
-        defines=["EMIT"],
-        cache=cache,
-    )
 
 
 class RingFill:
@@ -71,23 +55,15 @@ class RingFill:
 class Generator:
     """Runs one writer of the loaded program."""
 
-    def __init__(self, loaded: LoadedObject) -> None:
-        self._writers = loaded.map("churn_writers")
-        self._program: KernelProgram = loaded.program("churn_run")
-        self._fill = RingFill(loaded.map("churn_ring"))
-        self._writers.update(
-            bytes(4), _WRITER.pack(0, 1, KEYS, OPERATIONS_PER_RUN, DELETES_PER_1024, 0, 0, 0, 0, 0)
-        )
-
-    def changes(self) -> int:
-        """Updates and deletes that succeeded so far."""
-        fields = _WRITER.unpack(self._writers.lookup(bytes(4)) or bytes(_WRITER.size))
-        return int(fields[6]) + int(fields[7])
+    def __init__(self, churn: Churn) -> None:
+        self._churn = churn
+        self._fill = RingFill(churn.loaded.map(RING))
+        churn.set_writer(0, Writer(1, KEYS, OPERATIONS_MAX, DELETES_PER_1024))
 
     def run(self, seconds: float, rate: float | None) -> Generated:
         """Change the map for ``seconds``, at ``rate`` changes per second or as fast as it goes."""
         began = time.monotonic()
-        before = self.changes()
+        before = self._churn.writer(0).changes
         waited = 0.0
         done = 0
         while (now := time.monotonic()) - began < seconds:
@@ -98,7 +74,9 @@ class Generator:
                 continue
             runs = RUNS_PER_CALL
             if rate is not None:  # small steps at small rates, or latency would be that of a burst
-                runs = max(1, min(runs, int(rate * PAUSE_SECONDS / OPERATIONS_PER_RUN)))
-            self._program.test_run(_FRAME, repeat=runs)
-            done += runs * OPERATIONS_PER_RUN
-        return Generated(self.changes() - before, time.monotonic() - began, waited)
+                runs = max(1, min(runs, int(rate * PAUSE_SECONDS / OPERATIONS_MAX)))
+            self._churn.run(0, runs)
+            done += runs * OPERATIONS_MAX
+        self._fill.close()
+        changes = self._churn.writer(0).changes - before
+        return Generated(changes, time.monotonic() - began, waited)

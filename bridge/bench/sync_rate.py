@@ -13,9 +13,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.bench.generator import Generator, compile_churn
+from bridge.bench.churn import LOSSES, MAP, RING, loaded_churn
+from bridge.bench.generator import Generator
 from bridge.kernel.maps import KernelMap, create_map
-from bridge.kernel.objects import default_cache, load_object
+from bridge.kernel.objects import default_cache
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.claim import Claim, reap_leftovers
@@ -24,7 +25,6 @@ from bridge.rig.nodes import MapEntry, NodeProcess
 
 SETTLE_SECONDS_MAX = 60.0
 SETTLE_POLL_SECONDS = 0.02
-MAP_NAME = "churn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,44 +54,46 @@ class SyncRate:
     def run(self) -> list[Rate]:
         """One ``Rate`` for each of ``rates``."""
         reap_leftovers()
-        compiled = compile_churn(default_cache())
         for rate in self.rates:
             asked = "as fast as it goes" if rate is None else f"{rate:,.0f} changes/s"
             self.report(f"{asked}, {self.seconds:g} s")
             with ExitStack() as stack:
-                self._results.append(self._measure(stack, compiled, rate))
+                self._results.append(self._measure(stack, rate))
         return self._results
 
-    def _measure(self, stack: ExitStack, compiled: Path, rate: float | None) -> Rate:
+    def _measure(self, stack: ExitStack, rate: float | None) -> Rate:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mapbridge-")))
         claim = stack.enter_context(Claim.take())
         claim.pin_directory.mkdir(parents=True)
-        loaded = stack.enter_context(load_object(compiled, claim.pin_directory / "a"))
-        source = loaded.map(MAP_NAME)
+        churn = stack.enter_context(
+            loaded_churn(default_cache(), claim.pin_directory / "a", ["EMIT"])
+        )
+        loaded = churn.loaded
+        source = loaded.map(MAP)
         replica = stack.enter_context(_twin(source, claim.pin_directory / "b"))
         server = stack.enter_context(ServerThread(directory / "nats"))
 
         def start(name: str, role: Role, emit: tuple[Path, Path] | None) -> NodeProcess:
-            pin = loaded.map_pin(MAP_NAME) if emit else claim.pin_directory / "b" / MAP_NAME
+            pin = loaded.map_pin(MAP) if emit else claim.pin_directory / "b" / MAP
             node = NodeProcess(
                 name,
                 directory,
                 broker_url=server.url,
-                maps=[MapEntry(MAP_NAME, pin, role, emit)],
+                maps=[MapEntry(MAP, pin, role, emit)],
             )
             return stack.enter_context(node)
 
-        a = start("a", Role.PUBLISH, (loaded.map_pin("churn_ring"), loaded.map_pin("churn_lost")))
+        a = start("a", Role.PUBLISH, (loaded.map_pin(RING), loaded.map_pin(LOSSES)))
         b = start("b", Role.APPLY, None)
         a.await_running()
         b.await_running()
         used = a.cpu_seconds() + b.cpu_seconds()
         began = time.monotonic()
-        generated = Generator(loaded).run(self.seconds, rate)
+        generated = Generator(churn).run(self.seconds, rate)
         self._settle(b, generated.changes)
         used = a.cpu_seconds() + b.cpu_seconds() - used
         seconds = max(b.applied("written_at") / 1e9 - began, generated.seconds)
-        lost = int.from_bytes(loaded.map("churn_lost").lookup(bytes(4)) or b"", "little")
+        lost = int.from_bytes(loaded.map(LOSSES).lookup(bytes(4)) or b"", "little")
         found = compare(source, replica)
         return Rate(
             rate=rate,
@@ -124,5 +126,5 @@ def _twin(source: KernelMap, directory: Path) -> KernelMap:
     info = source.info
     twin = create_map(info.type, info.key_size, info.value_size, info.max_entries, name=info.name)
     directory.mkdir(parents=True)
-    twin.pin(directory / MAP_NAME)
+    twin.pin(directory / MAP)
     return twin

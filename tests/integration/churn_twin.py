@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,57 +12,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bridge.kernel.objects import LoadedObject, compile_object, load_object
+from bridge.bench import churn
+from bridge.bench.churn import Churn, Writer
 from bridge.model import U64, DeltaBatch, Op
-from bridge.resources import bpf_directory, bpf_source
 
 KEY_SIZE = 16
 VALUE_SIZE = 24
-OPERATIONS_MAX = 32  # CHURN_OPERATIONS_MAX
-REPEAT_MAX = 100_000  # of one test run
 IN_PLACE = 1  # CHURN_IN_PLACE
-FRAME_BYTES = 64
-_WRITER = struct.Struct("=QQIIIIQQQQ")  # struct churn_writer
 _serial = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Writer:
-    """``struct churn_writer``: settings, and counts of what was done."""
-
-    first_key: int
-    keys: int
-    operations: int
-    deletes: int = 0  # of 1024 operations
-    flags: int = 0
-    done: int = 0
-    updates: int = 0
-    deletions: int = 0
-    vain: int = 0
-    refused: int = 0
-
-    def pack(self) -> bytes:
-        return _WRITER.pack(
-            self.done,
-            self.first_key,
-            self.keys,
-            self.operations,
-            self.deletes,
-            self.flags,
-            self.updates,
-            self.deletions,
-            self.vain,
-            self.refused,
-        )
-
-    @staticmethod
-    def unpack(data: bytes) -> Writer:
-        done, first, keys, operations, deletes, flags, *counts = _WRITER.unpack(data)
-        return Writer(first, keys, operations, deletes, flags, done, *counts)
-
-    @property
-    def changes(self) -> int:
-        return self.updates + self.deletions
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +30,8 @@ class Entry:
     sequence: int
 
 
-class Churn:
-    """The loaded program; ``with`` unloads it."""
-
-    def __init__(self, loaded: LoadedObject) -> None:
-        self.loaded = loaded
-
-    def set_writer(self, number: int, writer: Writer) -> None:
-        self.loaded.map("churn_writers").update(struct.pack("=I", number), writer.pack())
-
-    def writer(self, number: int) -> Writer:
-        value = self.loaded.map("churn_writers").lookup(struct.pack("=I", number))
-        assert value is not None
-        return Writer.unpack(value)
-
-    def run(self, number: int, runs: int) -> None:
-        """``runs`` runs of the writer; the interpreter lock is free meanwhile."""
-        program = self.loaded.program("churn_run")
-        frame = struct.pack("=I", number).ljust(FRAME_BYTES, b"\0")
-        while runs > 0:
-            step = min(runs, REPEAT_MAX)
-            answer = program.test_run(frame, repeat=step)
-            assert answer.retval == 0, "no such writer"
-            assert answer.interrupted == 0, "a signal makes the number of runs unknown"
-            runs -= step
+class TwinChurn(Churn):
+    """The loaded program, and what its map holds."""
 
     def entries(self) -> dict[int, Entry]:
         """What the map holds."""
@@ -112,16 +46,10 @@ class Churn:
 
 
 @contextlib.contextmanager
-def loaded_churn(cache: Path, *defines: str) -> Iterator[Churn]:
-    compiled = compile_object(
-        bpf_source("examples/churn.bpf.c"),
-        include=[bpf_directory()],
-        defines=defines,
-        cache=cache,
-    )
+def loaded_churn(cache: Path, *defines: str) -> Iterator[TwinChurn]:
     pins = Path(f"/sys/fs/bpf/mapbridge_churn_{os.getpid()}_{next(_serial)}")
-    with load_object(compiled, pins) as loaded:
-        yield Churn(loaded)
+    with churn.loaded_churn(cache, pins, defines) as running:
+        yield TwinChurn(running.loaded)
 
 
 def mix(x: U64) -> U64:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridge.bench.churn import Writer
 from bridge.capture.drain import DrainThread
 from bridge.capture.emit import EmitError, EmitSource
 from bridge.capture.source import Losses
@@ -23,8 +24,7 @@ from tests.integration.churn_twin import (
     IN_PLACE,
     KEY_SIZE,
     VALUE_SIZE,
-    Churn,
-    Writer,
+    TwinChurn,
     fold,
     foretold,
     keeper,
@@ -43,23 +43,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def churn(cache: Path) -> Iterator[Churn]:
+def churn(cache: Path) -> Iterator[TwinChurn]:
     with no_descriptor_leaks(), loaded_churn(cache, "EMIT") as churn:
         yield churn
 
 
 @pytest.fixture
-def tight(cache: Path) -> Iterator[Churn]:
+def tight(cache: Path) -> Iterator[TwinChurn]:
     """With the smallest ring that the probes use."""
     with no_descriptor_leaks(), loaded_churn(cache, "EMIT", "RING_BYTES=65536") as churn:
         yield churn
 
 
-def pin(churn: Churn, name: str) -> MapSelector:
+def pin(churn: TwinChurn, name: str) -> MapSelector:
     return MapSelector(pin=str(churn.loaded.map_pin(name)))
 
 
-def open_source(churn: Churn) -> EmitSource:
+def open_source(churn: TwinChurn) -> EmitSource:
     return EmitSource(churn.loaded.map("churn"), pin(churn, "churn_ring"), pin(churn, "churn_lost"))
 
 
@@ -70,7 +70,7 @@ def drained(source: EmitSource) -> list[DeltaBatch]:
     return batches
 
 
-def content(churn: Churn) -> dict[bytes, bytes]:
+def content(churn: TwinChurn) -> dict[bytes, bytes]:
     return {
         key.tobytes(): value.tobytes()
         for keys, values in churn.loaded.map("churn").scan()
@@ -79,7 +79,7 @@ def content(churn: Churn) -> dict[bytes, bytes]:
 
 
 @pytest.mark.parametrize("flags", [0, IN_PLACE], ids=["helper", "in-place"])
-def test_every_change_once_and_the_map_as_foretold(churn: Churn, flags: int) -> None:
+def test_every_change_once_and_the_map_as_foretold(churn: TwinChurn, flags: int) -> None:
     writer = Writer(first_key=1000, keys=499, operations=13, deletes=300, flags=flags)
     churn.set_writer(5, writer)
     source = open_source(churn)
@@ -107,7 +107,7 @@ def test_every_change_once_and_the_map_as_foretold(churn: Churn, flags: int) -> 
     source.close()
 
 
-def test_writers_of_two_threads_and_another_process(churn: Churn) -> None:
+def test_writers_of_two_threads_and_another_process(churn: TwinChurn) -> None:
     runs, writers = 4_001, [Writer(i << 32, 997, 17, 200) for i in range(3)]
     for number, writer in enumerate(writers):
         churn.set_writer(number, writer)
@@ -147,7 +147,7 @@ def test_writers_of_two_threads_and_another_process(churn: Churn) -> None:
     source.close()
 
 
-def test_a_full_ring_loses_exactly_what_it_counts(tight: Churn) -> None:
+def test_a_full_ring_loses_exactly_what_it_counts(tight: TwinChurn) -> None:
     tight.set_writer(0, Writer(0, 4_999, 11, 100))
     source = open_source(tight)
     tight.run(0, 997)
@@ -160,7 +160,7 @@ def test_a_full_ring_loses_exactly_what_it_counts(tight: Churn) -> None:
     assert source.losses() == losses
 
 
-def test_two_writers_and_a_reader_that_falls_behind(tight: Churn) -> None:
+def test_two_writers_and_a_reader_that_falls_behind(tight: TwinChurn) -> None:
     """Loss and reading at the same time: every change is either received or counted."""
     for number in range(2):
         tight.set_writer(number, Writer(number << 32, 4_999, 32, 100))
@@ -183,7 +183,7 @@ def test_two_writers_and_a_reader_that_falls_behind(tight: Churn) -> None:
     source.close()
 
 
-def test_what_was_emitted_before_the_opening_is_skipped(tight: Churn) -> None:
+def test_what_was_emitted_before_the_opening_is_skipped(tight: TwinChurn) -> None:
     tight.set_writer(0, Writer(0, 997, 1, 0))
     tight.run(0, 2_003)  # and the losses of that time are not this source's
     source = open_source(tight)
@@ -194,7 +194,7 @@ def test_what_was_emitted_before_the_opening_is_skipped(tight: Churn) -> None:
     source.close()
 
 
-def test_records_for_another_layout_are_counted(churn: Churn) -> None:
+def test_records_for_another_layout_are_counted(churn: TwinChurn) -> None:
     churn.set_writer(0, Writer(0, 997, 1, 0))
     source = EmitSource(churn.loaded.map("churn_writers"), pin(churn, "churn_ring"))
     churn.run(0, 31)
@@ -203,7 +203,7 @@ def test_records_for_another_layout_are_counted(churn: Churn) -> None:
     source.close()
 
 
-def test_maps_of_another_kind_are_refused(churn: Churn) -> None:
+def test_maps_of_another_kind_are_refused(churn: TwinChurn) -> None:
     target = churn.loaded.map("churn")
     with pytest.raises(EmitError, match="not a ring buffer") as caught:
         EmitSource(target, pin(churn, "churn"))

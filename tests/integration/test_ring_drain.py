@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from bridge.bench.churn import OPERATIONS_MAX, Writer
 from bridge.capture.drain import DrainThread
 from bridge.capture.emit import EmitSource
 from bridge.capture.source import ChangeSource, Losses
 from bridge.errors import InvariantError
 from bridge.kernel.features import Capability
 from bridge.model import DeltaBatch, MapSelector
-from tests.integration.churn_twin import OPERATIONS_MAX, Churn, Writer, keeper, loaded_churn, rows
+from tests.integration.churn_twin import TwinChurn, keeper, loaded_churn, rows
 from tests.integration.kernel_support import needs, no_descriptor_leaks
 
 pytestmark = needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN)
@@ -31,7 +32,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.002)
 
 
-def open_source(churn: Churn) -> EmitSource:
+def open_source(churn: TwinChurn) -> EmitSource:
     return EmitSource(
         churn.loaded.map("churn"),
         MapSelector(pin=str(churn.loaded.map_pin("churn_ring"))),
@@ -45,21 +46,21 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def churn(cache: Path) -> Iterator[Churn]:
+def churn(cache: Path) -> Iterator[TwinChurn]:
     with no_descriptor_leaks(), loaded_churn(cache, "EMIT", f"RING_BYTES={RING_BYTES}") as churn:
         churn.set_writer(0, Writer(0, 199, OPERATIONS_MAX, 128))
         yield churn
 
 
 @pytest.fixture
-def other(cache: Path) -> Iterator[Churn]:
+def other(cache: Path) -> Iterator[TwinChurn]:
     with loaded_churn(cache, "EMIT", f"RING_BYTES={RING_BYTES}") as churn:
         churn.set_writer(0, Writer(0, 199, 1))
         yield churn
 
 
 @pytest.fixture
-def source(churn: Churn) -> Iterator[EmitSource]:
+def source(churn: TwinChurn) -> Iterator[EmitSource]:
     source = open_source(churn)
     yield source
     source.close()
@@ -105,7 +106,7 @@ class Timed(Troubled):
         return []
 
 
-def test_wakes_for_each_change_and_hands_all_over(churn: Churn, source: EmitSource) -> None:
+def test_wakes_for_each_change_and_hands_all_over(churn: TwinChurn, source: EmitSource) -> None:
     got: list[DeltaBatch] = []
     thread = DrainThread()
     thread.start()
@@ -122,7 +123,9 @@ def test_wakes_for_each_change_and_hands_all_over(churn: Churn, source: EmitSour
     assert not thread.is_alive()
 
 
-def test_a_full_sink_is_asked_again_and_the_ring_counts(churn: Churn, source: EmitSource) -> None:
+def test_a_full_sink_is_asked_again_and_the_ring_counts(
+    churn: TwinChurn, source: EmitSource
+) -> None:
     got: list[DeltaBatch] = []
     full = threading.Event()
     full.set()
@@ -148,7 +151,7 @@ def test_a_full_sink_is_asked_again_and_the_ring_counts(churn: Churn, source: Em
     assert source.losses().total == lost
 
 
-def test_a_failing_source_is_contained(churn: Churn, source: EmitSource) -> None:
+def test_a_failing_source_is_contained(churn: TwinChurn, source: EmitSource) -> None:
     reported: list[tuple[ChangeSource, Exception]] = []
 
     def report(source: ChangeSource, error: Exception) -> None:
@@ -174,7 +177,7 @@ def test_a_failing_source_is_contained(churn: Churn, source: EmitSource) -> None
     troubled.close()
 
 
-def test_a_failing_sink_gets_the_batch_again(churn: Churn, source: EmitSource) -> None:
+def test_a_failing_sink_gets_the_batch_again(churn: TwinChurn, source: EmitSource) -> None:
     got: list[DeltaBatch] = []
     attempts: list[int] = []
 
@@ -196,7 +199,9 @@ def test_a_failing_sink_gets_the_batch_again(churn: Churn, source: EmitSource) -
     assert rows(got) == churn.writer(0).changes
 
 
-def test_stop_empties_the_rings_and_says_when_it_cannot(churn: Churn, source: EmitSource) -> None:
+def test_stop_empties_the_rings_and_says_when_it_cannot(
+    churn: TwinChurn, source: EmitSource
+) -> None:
     got: list[DeltaBatch] = []
     refusing = Troubled([DeltaBatch.empty(4, 4)])
     thread = DrainThread(retry_seconds=0.001)
@@ -211,7 +216,7 @@ def test_stop_empties_the_rings_and_says_when_it_cannot(churn: Churn, source: Em
     refusing.close()
 
 
-def test_a_removed_source_is_left_alone(churn: Churn, source: EmitSource) -> None:
+def test_a_removed_source_is_left_alone(churn: TwinChurn, source: EmitSource) -> None:
     got: list[DeltaBatch] = []
     thread = DrainThread()
     thread.start()
@@ -235,7 +240,7 @@ def test_a_removed_source_is_left_alone(churn: Churn, source: EmitSource) -> Non
     timed.close()
 
 
-def test_a_sink_may_remove_its_source(churn: Churn, source: EmitSource) -> None:
+def test_a_sink_may_remove_its_source(churn: TwinChurn, source: EmitSource) -> None:
     thread = DrainThread()
     got: list[DeltaBatch] = []
 
@@ -256,7 +261,9 @@ def test_a_sink_may_remove_its_source(churn: Churn, source: EmitSource) -> None:
     timed.close()
 
 
-def test_a_busy_map_does_not_starve_another(churn: Churn, other: Churn, source: EmitSource) -> None:
+def test_a_busy_map_does_not_starve_another(
+    churn: TwinChurn, other: TwinChurn, source: EmitSource
+) -> None:
     """While one ring is filled without a pause, each change of the other one comes through."""
     quiet = open_source(other)
     busy_got: list[DeltaBatch] = []

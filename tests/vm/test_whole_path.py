@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bridge.bench.churn import Writer
 from bridge.kernel.errors import KeyExistsError
 from bridge.kernel.maps import KernelMap, UpdateFlag, create_map
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import MapEntry, NodeProcess
-from tests.integration.churn_twin import Writer, loaded_churn
+from tests.integration.churn_twin import loaded_churn
 from tests.integration.kernel_support import pin_folder, rows_of
 from tests.node_kit import Rig, content, fill, map_name, published, until
 
