@@ -93,14 +93,26 @@ class DeltaBatch:
         )
 
     def take(self, rows: Rows | slice | npt.NDArray[np.bool_]) -> DeltaBatch:
-        """The given rows, in the given order."""
+        """The given rows, in the given order. A slice is a view, everything else a copy."""
+        if isinstance(rows, slice):
+            return DeltaBatch(
+                self.ops[rows],
+                self.keys[rows],
+                self.values[rows],
+                self.entered[rows],
+                self.left[rows],
+                self.writers[rows],
+                self.cause,
+            )
+        # numpy's take moves whole rows, several times faster than indexing two dimensions does
+        at = np.flatnonzero(rows) if rows.dtype == np.bool_ else rows
         return DeltaBatch(
-            self.ops[rows],
-            self.keys[rows],
-            self.values[rows],
-            self.entered[rows],
-            self.left[rows],
-            self.writers[rows],
+            self.ops.take(at),
+            self.keys.take(at, axis=0),
+            self.values.take(at, axis=0),
+            self.entered.take(at),
+            self.left.take(at),
+            self.writers.take(at),
             self.cause,
         )
 

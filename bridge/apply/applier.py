@@ -7,6 +7,7 @@ that capture of the same map takes.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,20 +17,21 @@ import numpy as np
 
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.latency import DelayHistogram
-from bridge.apply.writer import ApplyError, MapWriter, SizesDifferError
+from bridge.apply.writer import MapWriter, SizesDifferError, Written
 from bridge.core.replica import Replica, Verdict
+from bridge.core.touches import GRACE_NANOSECONDS, Touch
 from bridge.errors import BridgeError
 from bridge.model import Delta, DeltaBatch
 
-# Longer than an operation of a program takes from its begin until its record has been drained,
-# preemption and a stolen processor included.
-GRACE_NANOSECONDS = 2_000_000_000
+RETRY_SECONDS = 1.0  # until writes that the kernel did not take are tried again
+RETRY_ROWS = 256  # at first; as long as all of them are taken, more follow
+REPORTED_MAX = 1_000
 _IDLE_SECONDS = 0.5
 
 
 @dataclass(slots=True)
 class ApplyCounters:
-    """What was applied to one map; every number only grows, but the lag."""
+    """What was applied to one map; the numbers only grow, but lag and ``unwritten``."""
 
     sequence: int = 0  # stream sequence up to which all writes are finished
     written_at: int = 0  # kernel time of the last write, ns
@@ -38,12 +40,15 @@ class ApplyCounters:
     updated: int = 0
     deleted: int = 0
     absent: int = 0
-    refused: int = 0
+    refused: int = 0  # updates that found the map full, and were kept for later
     superseded: int = 0
     duplicates: int = 0
     missed: int = 0
-    rejected: int = 0  # messages not applied: sizes differ, or the kernel refused the write
+    rejected: int = 0  # messages not applied, for sizes that differ
+    failed: int = 0  # writes that the kernel broke off; the rest was kept for later
     retries: int = 0
+    unwritten: int = 0  # changes that are kept for later now
+    forgotten: int = 0  # of those, dropped because there were too many
     lag_seconds: float = 0.0  # age of the newest change of the last batch when it was in the map
 
 
@@ -57,6 +62,7 @@ class ApplyTarget:
     lock: threading.Lock
     counters: ApplyCounters = field(default_factory=ApplyCounters)
     delays: DelayHistogram = field(default_factory=DelayHistogram)
+    retry_at: float = math.inf  # on time.monotonic
 
 
 class Applier:
@@ -113,6 +119,10 @@ class Applier:
                     self._apply(*taken)
                 elif self._inbox.closed:
                     return
+                now = time.monotonic()
+                for target in list(self._targets.values()):
+                    if target.retry_at <= now:
+                        self._retry(target)
         except BaseException as failure:  # noqa: BLE001 - handed to the owner
             self._failure = failure
             self._started.set()
@@ -125,7 +135,8 @@ class Applier:
         with target.lock:
             verdict = target.replica.judge(deltas)
         if verdict.writes is not None:
-            self._write(target, verdict)
+            written = self._write(target, verdict.writes, verdict.touch)
+            target.counters.refused += len(written.full or ())
         self._count(target, arrivals, verdict)
         if deltas and verdict.changes:
             _measure(target, deltas)
@@ -146,28 +157,45 @@ class Applier:
                 fitting.append(delta)
         return fitting
 
-    def _write(self, target: ApplyTarget, verdict: Verdict) -> None:
-        assert verdict.writes is not None
+    def _retry(self, target: ApplyTarget) -> None:
+        """Try again what the kernel did not take, until it does not take it again."""
+        target.retry_at = math.inf
+        while target.retry_at == math.inf:
+            with target.lock:
+                verdict = target.replica.retry(RETRY_ROWS)
+            if verdict.writes is None:
+                return
+            self._write(target, verdict.writes, verdict.touch)
+
+    def _write(self, target: ApplyTarget, writes: DeltaBatch, touch: Touch | None) -> Written:
+        counters, replica = target.counters, target.replica
+        written = Written()
         try:
-            written = target.writer.write(verdict.writes)
-        except ApplyError as error:
-            target.counters.rejected += 1
-            self._report_once(target.name, error)
-            return
+            written = target.writer.write(writes)
         finally:
-            target.counters.written_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
-            if verdict.touch is not None:
-                with target.lock:
-                    verdict.touch.end = target.counters.written_at
-                    target.replica.forget(target.counters.written_at - GRACE_NANOSECONDS)
-        counters = target.counters
+            counters.written_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+            with target.lock:
+                if touch is not None:
+                    touch.end = counters.written_at
+                    replica.forget(counters.written_at - GRACE_NANOSECONDS)
+                if written.full is not None:
+                    replica.refuse(written.full, full=True)
+                if written.blocked is not None:
+                    replica.refuse(written.blocked, full=False)
+                counters.unwritten = replica.unwritten_rows
+                counters.forgotten = replica.forgotten_rows
         counters.updated += written.updated
         counters.deleted += written.deleted
         counters.absent += written.absent
         counters.retries += written.retries
-        counters.refused += written.refused
-        if written.refused:
+        if written.error is not None:
+            counters.failed += 1
+            self._report_once(target.name, written.error)
+        if written.full is not None:
             self._report_once(target.name, _full(target))
+        if written.full is not None or written.blocked is not None:
+            target.retry_at = time.monotonic() + RETRY_SECONDS
+        return written
 
     def _count(self, target: ApplyTarget, arrivals: Sequence[Arrival], verdict: Verdict) -> None:
         counters = target.counters
@@ -179,7 +207,8 @@ class Applier:
         counters.sequence = arrivals[-1].sequence
 
     def _report_once(self, name: str, error: BridgeError) -> None:
-        if (name, str(error)) not in self._reported:
+        known = (name, str(error)) in self._reported
+        if not known and len(self._reported) < REPORTED_MAX:
             self._reported.add((name, str(error)))
             self._report(name, error)
 

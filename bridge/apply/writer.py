@@ -3,7 +3,8 @@
 Within a folded batch each key occurs once, so the two system calls commute; deletes go first to
 make room in a map that is nearly full. The kernel stops a batch at its first failure and says how
 many were done: an absent key is stepped over, a busy bucket is tried again, a full map refuses the
-key, and everything behind it still goes on.
+key, and everything behind it still goes on. Any other failure ends the batch. What was not written
+is in the answer, row by row.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -24,6 +25,8 @@ from bridge.model import U8, DeltaBatch, MapInfo, Op
 PASSING = BUSY | {errno.ENOMEM}
 BUSY_TRIES_MAX = 1_000
 BUSY_PAUSE_SECONDS = 0.0005
+# As numpy knows them: comparing a column with an enumeration is dearer than the comparison.
+_UPDATE, _DELETE = np.uint8(Op.UPDATE), np.uint8(Op.DELETE)
 
 
 class BatchOutcome(Protocol):
@@ -49,7 +52,7 @@ class SizesDifferError(BridgeError):
 
 
 class ApplyError(BridgeError):
-    """The kernel refused a write for a reason that waiting does not mend."""
+    """The kernel refused a write for a reason that soon passes, or never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,19 @@ class Written:
     updated: int = 0
     deleted: int = 0
     absent: int = 0  # deletes of keys that were not there
-    refused: int = 0  # updates that found the map full
     retries: int = 0  # calls repeated because a bucket was busy
+    full: DeltaBatch | None = None  # updates that found the map full
+    blocked: DeltaBatch | None = None  # not written, for the reason that ``error`` tells
+    error: ApplyError | None = None
 
 
 @dataclass(slots=True)
 class _Tally:
     done: int = 0
-    skipped: int = 0
+    skipped: list[int] = field(default_factory=list)  # rows
     retries: int = 0
+    error: ApplyError | None = None
+    end: int = 0  # rows from here on were not tried
 
 
 class MapWriter:
@@ -90,29 +97,27 @@ class MapWriter:
 
     def write(self, batch: DeltaBatch) -> Written:
         """Apply a folded batch (each key once)."""
-        updates = batch.ops == Op.UPDATE
-        updated = deleted = _Tally()
+        updates = batch.ops == _UPDATE
+        updated, deleted = _Tally(), _Tally()
+        new = batch
         if not updates.all():
-            keys = np.ascontiguousarray(batch.keys[batch.ops == Op.DELETE])
-            deleted = self._run(
-                len(keys), errno.ENOENT, lambda at: self._map.delete_batch(keys[at:])
-            )
-        if updates.any():
-            whole = bool(updates.all())
-            keys_in = np.ascontiguousarray(batch.keys if whole else batch.keys[updates])
-            values = np.ascontiguousarray(batch.values if whole else batch.values[updates])
-            updated = self._run(
-                len(keys_in),
-                errno.E2BIG,
-                lambda at: self._map.update_batch(keys_in[at:], values[at:]),
-            )
-        return Written(
-            updated.done,
-            deleted.done,
-            deleted.skipped,
-            updated.skipped,
-            deleted.retries + updated.retries,
-        )
+            old = batch.take(batch.ops == _DELETE)
+            new = batch.take(updates)
+            deleted = self._run(len(old), errno.ENOENT, lambda at: self._delete(old, at))
+            if deleted.error is not None:
+                behind = DeltaBatch.concatenate([old.take(slice(deleted.end, None)), new])
+                return _written(deleted, updated, None, behind)
+        if len(new):
+            updated = self._run(len(new), errno.E2BIG, lambda at: self._update(new, at))
+        full = new.take(np.array(updated.skipped)) if updated.skipped else None
+        blocked = new.take(slice(updated.end, None)) if updated.error is not None else None
+        return _written(deleted, updated, full, blocked)
+
+    def _delete(self, batch: DeltaBatch, at: int) -> BatchOutcome:
+        return self._map.delete_batch(batch.keys[at:])
+
+    def _update(self, batch: DeltaBatch, at: int) -> BatchOutcome:
+        return self._map.update_batch(batch.keys[at:], batch.values[at:])
 
     def _run(self, n: int, skip: int, call: Callable[[int], BatchOutcome]) -> _Tally:
         """Call until all ``n`` rows are done, stepping over rows that fail with ``skip``."""
@@ -126,16 +131,15 @@ class MapWriter:
             if outcome.errno == 0:
                 continue
             if outcome.errno == skip:
-                tally.skipped += 1
+                tally.skipped.append(at)
                 at += 1
-            elif outcome.errno in PASSING:
+            elif outcome.errno in PASSING and busy < BUSY_TRIES_MAX:
                 busy += 1
                 tally.retries += 1
-                if busy > BUSY_TRIES_MAX:
-                    raise self._refused(outcome.errno)
                 time.sleep(BUSY_PAUSE_SECONDS if busy > 10 else 0)
             else:
-                raise self._refused(outcome.errno)
+                tally.error, tally.end = self._refused(outcome.errno), at
+                break
         return tally
 
     def _refused(self, code: int) -> ApplyError:
@@ -144,3 +148,17 @@ class MapWriter:
             f"map {info.name} (id {info.id}): write refused ({errno.errorcode.get(code, code)})",
             hint="see whether the map is frozen or was created read-only",
         )
+
+
+def _written(
+    deleted: _Tally, updated: _Tally, full: DeltaBatch | None, blocked: DeltaBatch | None
+) -> Written:
+    return Written(
+        updated.done,
+        deleted.done,
+        len(deleted.skipped),
+        deleted.retries + updated.retries,
+        full,
+        blocked,
+        deleted.error or updated.error,
+    )

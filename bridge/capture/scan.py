@@ -15,6 +15,7 @@ import numpy as np
 
 from bridge.capture.source import ChangeSource, Losses
 from bridge.core.fingerprints import Differences
+from bridge.errors import BridgeError
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
@@ -29,8 +30,9 @@ class Scannable(Protocol):
 
 
 class Comparison(Protocol):
-    """``Replica.begin_scan`` and ``Replica.compare`` under the map's lock."""
+    """The map's replica under its lock."""
 
+    def drained(self, now: int) -> None: ...
     def begin_scan(self, now: int) -> None: ...
     def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences: ...
 
@@ -62,6 +64,8 @@ class SweepSource:
         return None
 
     def drain(self) -> list[DeltaBatch]:
+        # Asked only when everything found before has been taken.
+        self._comparison.drained(_ktime_ns())
         if not self._ready():
             return []
         info = self._map.info
@@ -109,6 +113,7 @@ class StartupScan:
         self._finished = finished
         self._chunks: Iterator[tuple[U8, U8]] | None = None
         self._done = False
+        self._failure: BridgeError | None = None
 
     def fileno(self) -> int | None:
         return self._inner.fileno()
@@ -118,9 +123,19 @@ class StartupScan:
         return self._inner.interval if self._done else SCAN_POLL_SECONDS
 
     def drain(self) -> list[DeltaBatch]:
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+        asked = _ktime_ns()
         batches = self._inner.drain()
+        if not batches and self._comparison is not None:
+            self._comparison.drained(asked)
         if not self._done and self._ready():
-            batches.extend(self._next_chunk())
+            try:
+                batches.extend(self._next_chunk())
+            except BridgeError as error:
+                # What was drained must not go down with it: told next time, then begun anew.
+                self._chunks, self._failure = None, error
         return batches
 
     def _next_chunk(self) -> list[DeltaBatch]:

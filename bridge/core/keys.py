@@ -8,7 +8,7 @@ The seed is random per process, so nobody can choose keys that collide.
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ _MIX_A: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_B: Final = np.uint64(0x94D049BB133111EB)
 _SHIFT: Final = np.uint64(29)
 _FOLD: Final = np.uint64(32)
+_SLOTS_PER_ROW: Final = 4  # rounded up to a power of two
+_SLOTS_MIN: Final = 1 << 13
+_ROUND_SHIFTS: Final = (0, 32, 16, 24, 8, 40)
 
 
 def words(rows: U8) -> U64:
@@ -50,50 +53,64 @@ def hash_rows(rows: U8, seed: int = SEED) -> U64:
     return h
 
 
-def last_rows(keys: U8) -> Rows | None:
-    """Rows that hold the last change of their key, ascending; ``None`` when all rows do.
+class _Round(NamedTuple):
+    """Slots chosen by some bits of the hash, each with the last row that wrote its number there."""
 
-    ``None`` is the common case and saves the caller a copy of every column.
-    """
-    n = len(keys)
-    if n < 2:
-        return None
-    bits = np.uint64((n - 1).bit_length())
-    mask = np.uint64((1 << int(bits)) - 1)
-    tagged = hash_rows(keys)
-    np.bitwise_and(tagged, ~mask, out=tagged)
-    np.bitwise_or(tagged, np.arange(n, dtype=np.uint64), out=tagged)
-    tagged.sort()
-    groups = tagged >> bits
-    same = groups[1:] == groups[:-1]
-    if not same.any():
-        return None
-    rows = (tagged & mask).astype(np.intp)
-    pairs = np.flatnonzero(same)
-    if (keys[rows[pairs]] != keys[rows[pairs + 1]]).any():
-        return _last_rows_exact(keys)
-    return np.sort(rows[np.append(~same, True)])
+    shift: np.uint64
+    mask: np.uint64
+    table: npt.NDArray[np.int32]
+
+    def candidates(self, hashes: U64) -> npt.NDArray[np.int32]:
+        slots = hashes >> self.shift
+        slots &= self.mask
+        return self.table.take(slots.view(np.intp))
 
 
-def _last_rows_exact(keys: U8) -> Rows | None:
-    """The same by comparing bytes: for the batch in which two keys share a hash."""
-    columns = words(keys)
-    order = np.lexsort(columns.T)  # stable: equal keys keep their order
-    ordered = columns[order]
-    last = np.append((ordered[1:] != ordered[:-1]).any(axis=1), True)
-    return None if last.all() else np.sort(order[last])
+def _round(hashes: U64, numbers: npt.NDArray[np.int32], shift: int) -> _Round:
+    size = max(1 << (_SLOTS_PER_ROW * len(numbers)).bit_length(), _SLOTS_MIN)
+    slots = hashes >> np.uint64(shift)
+    slots &= np.uint64(size - 1)
+    table = np.zeros(size, np.int32)
+    table[slots.view(np.intp)] = numbers  # numpy assigns in order, so the last one stays
+    return _Round(np.uint64(shift), np.uint64(size - 1), table)
 
 
 class KeySet:
-    """A fixed set of keys to look others up in, built once from columns of keys."""
+    """A fixed set of keys to look others up in, built once from columns of keys.
 
-    __slots__ = ("_hashes", "_keys")
+    A key that comes several times is represented by its last row. A row whose slot was taken by
+    another key goes into the next round, which looks at other bits of the hash; the few that no
+    round has a place for are compared as bytes.
+    """
+
+    __slots__ = ("_hashes", "_keys", "_rest", "_rounds", "again")
 
     def __init__(self, keys: U8) -> None:
-        hashes = hash_rows(keys)
-        order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[order]
-        self._keys = keys[order]
+        self._keys, self._hashes = keys, hash_rows(keys)
+        self._rounds: list[_Round] = []
+        self._rest: dict[bytes, int] = {}
+        self.again: list[Rows] = []  # rows whose key comes again
+        numbers = np.arange(len(keys), dtype=np.int32)
+        for shift in _ROUND_SHIFTS:
+            if not len(numbers):
+                return
+            whole = len(numbers) == len(keys)
+            hashes = self._hashes if whole else self._hashes.take(numbers)
+            made = _round(hashes, numbers, shift)
+            self._rounds.append(made)
+            winners = made.candidates(hashes)
+            beaten = np.flatnonzero(winners != numbers)
+            if not len(beaten):
+                return
+            numbers, winners = numbers.take(beaten), winners.take(beaten)
+            same = _equal_rows(keys.take(winners, axis=0), keys.take(numbers, axis=0))
+            self.again.append(numbers[same].astype(np.intp))
+            numbers = numbers[~same]
+        for row in numbers.tolist():
+            earlier = self._rest.pop(keys[row].tobytes(), None)
+            if earlier is not None:
+                self.again.append(np.array([earlier], np.intp))
+            self._rest[keys[row].tobytes()] = row
 
     def __len__(self) -> int:
         return len(self._hashes)
@@ -104,15 +121,34 @@ class KeySet:
         if not len(self) or not len(keys):
             return found
         hashes = hash_rows(keys)
-        at = np.searchsorted(self._hashes, hashes)
-        at[at == len(self)] = 0
-        candidates = np.flatnonzero(self._hashes[at] == hashes)
-        if not len(candidates):
-            return found
-        equal = (self._keys[at[candidates]] == keys[candidates]).all(axis=1)
-        found[candidates[equal]] = True
-        for row in candidates[~equal]:  # a collision: look at every key with this hash
-            first = at[row]
-            end = np.searchsorted(self._hashes, hashes[row], side="right")
-            found[row] = bool((self._keys[first:end] == keys[row]).all(axis=1).any())
+        for a_round in self._rounds:
+            candidates = a_round.candidates(hashes)
+            rows = np.flatnonzero(self._hashes.take(candidates) == hashes)
+            if len(rows):
+                held = self._keys.take(candidates.take(rows), axis=0)
+                found[rows[_equal_rows(held, keys.take(rows, axis=0))]] = True
+        if self._rest:
+            for row in np.flatnonzero(~found):
+                found[row] = keys[row].tobytes() in self._rest
         return found
+
+
+def last_rows(keys: U8) -> Rows | None:
+    """Rows that hold the last change of their key, ascending; ``None`` when all rows do.
+
+    ``None`` is the common case and saves the caller a copy of every column.
+    """
+    if len(keys) < 2:
+        return None
+    again = KeySet(keys).again
+    if not any(len(rows) for rows in again):
+        return None
+    last = np.ones(len(keys), np.bool_)
+    for rows in again:
+        last[rows] = False
+    return np.flatnonzero(last)
+
+
+def _equal_rows(some: U8, others: U8) -> npt.NDArray[np.bool_]:
+    equal: npt.NDArray[np.bool_] = (words(some) == words(others)).all(axis=1)
+    return equal

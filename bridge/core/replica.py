@@ -24,8 +24,9 @@ import numpy.typing as npt
 from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import KeySet, last_rows
 from bridge.core.origins import OriginTracker
-from bridge.core.touches import Touch, Touches
-from bridge.model import U8, Delta, DeltaBatch, Origin
+from bridge.core.touches import FOREVER, Touch, Touches
+from bridge.core.unwritten import Unwritten
+from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,9 @@ class Replica:
         self._touches = Touches()
         self._origins = OriginTracker()
         self._scan_began: int | None = None
+        self._drained = FOREVER
+        self._full = Unwritten()  # not in the map, and not in the fingerprints
+        self._blocked = Unwritten()  # nobody knows what the map holds instead
 
     @property
     def pending_rows(self) -> int:
@@ -77,13 +81,26 @@ class Replica:
     def dirty_keys(self) -> int:
         return len(self._dirty)
 
+    @property
+    def unwritten_rows(self) -> int:
+        return len(self._full) + len(self._blocked)
+
+    @property
+    def forgotten_rows(self) -> int:
+        """Changes that the kernel did not take and nobody will try again: there were too many."""
+        return self._full.forgotten + self._blocked.forgotten
+
     def capture(self, batch: DeltaBatch) -> None:
         """Own changes, in the order in which they will be published."""
         self.captured += len(batch)
         if self._fingerprints is not None:
             self._fingerprints.note(batch)
+        # An eviction says nothing of what the key should be: it is no reason to skip others.
+        batch = _without_evictions(batch)
         if not self._applies or not len(batch):
             return
+        self._full.drop(batch.keys)
+        self._blocked.drop(batch.keys)
         self._pending.append(_Pending(self.captured, batch.keys))
         self._pending_keys = None
         doubtful = self._touches.doubts(batch.keys, batch.entered)
@@ -101,7 +118,7 @@ class Replica:
         """
         assert self._fingerprints is not None, "scans are not compared for this map"
         assert self._scan_began is not None, "no scan is open"
-        doubtful = self._touches.since(self._scan_began)
+        doubtful = self._touches.since(self._scan_began, self._blocked.keys)
         self._scan_began = None
         return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
 
@@ -110,8 +127,16 @@ class Replica:
         self._scan_began = None
         self._fingerprints = None
 
+    def drained(self, watermark: int) -> None:
+        """Own changes that began at or before ``watermark`` have been captured, all of them.
+
+        Before the first call there is nothing to wait for: ``forget`` alone decides.
+        """
+        self._drained = watermark
+
     def forget(self, watermark: int) -> None:
-        """No record of an operation that began at or before ``watermark`` will arrive any more."""
+        """No operation that began at or before ``watermark`` is still going on."""
+        watermark = min(watermark, self._drained)
         if self._scan_began is not None:
             watermark = min(watermark, self._scan_began - 1)
         self._touches.forget(watermark)
@@ -133,15 +158,36 @@ class Replica:
             changes += len(batch)
             free = self._without_pending(batch)
             superseded += len(batch) - len(free)
+            free = _without_evictions(free)
             if len(free):
                 kept.append(free)
         writes = _fold(kept)
-        touch = None
-        if writes is not None and self._publishes:
-            touch = self._touches.begin(writes.keys)
-            if self._fingerprints is not None:
-                self._fingerprints.note(writes)
-        return Verdict(writes, touch, changes, superseded, duplicates, missed)
+        if writes is not None:
+            self._full.drop(writes.keys)
+            self._blocked.drop(writes.keys)
+        return Verdict(writes, self._begin(writes), changes, superseded, duplicates, missed)
+
+    def refuse(self, batch: DeltaBatch, *, full: bool) -> None:
+        """The kernel did not take these writes of the last verdict; ``retry`` gives them again.
+
+        ``full``: because the map had no room, so the keys are not in it.
+        """
+        batch = self._without_pending(batch)  # captured since the judgement
+        (self._full if full else self._blocked).add(batch)
+        if full and self._fingerprints is not None and len(batch):
+            self._fingerprints.note(replace(batch, ops=np.full(len(batch), Op.DELETE, np.uint8)))
+
+    def retry(self, rows_max: int) -> Verdict:
+        """Writes that the kernel did not take before, at most ``rows_max``."""
+        batch = self._blocked.take(rows_max) or self._full.take(rows_max)
+        return Verdict(batch, self._begin(batch), 0, 0, 0, 0)
+
+    def _begin(self, writes: DeltaBatch | None) -> Touch | None:
+        if writes is None or not self._publishes:
+            return None
+        if self._fingerprints is not None:
+            self._fingerprints.note(writes)
+        return self._touches.begin(writes.keys)
 
     def _observe(self, delta: Delta) -> list[DeltaBatch]:
         """An own message came back: what of it must be written again.
@@ -160,7 +206,7 @@ class Replica:
             return []
         again = delta.batch.take(resolved)
         self._dirty.difference_update(key.tobytes() for key in again.keys)
-        return [again]
+        return [_without_evictions(again)]
 
     def _mark(self, keys: U8, doubtful: npt.NDArray[np.bool_] | None) -> None:
         """The newest own change of a key decides whether the key is dirty. A rare path."""
@@ -189,11 +235,21 @@ class Replica:
         return self._pending_keys
 
 
+def _without_evictions(batch: DeltaBatch) -> DeltaBatch:
+    """An entry that one node had no room for says nothing of the others' maps."""
+    if not len(batch) or int(batch.ops.max()) < Op.EVICT:
+        return batch
+    return batch.take(batch.ops != Op.EVICT)
+
+
 def _fold(batches: Sequence[DeltaBatch]) -> DeltaBatch | None:
     """The last change per key over all batches."""
+    batches = [b for b in batches if len(b)]
     if not batches:
         return None
     cause = batches[0].cause
-    whole = DeltaBatch.concatenate([replace(b, cause=cause) for b in batches])
+    if any(b.cause != cause for b in batches):
+        batches = [replace(b, cause=cause) for b in batches]
+    whole = DeltaBatch.concatenate(batches)
     rows = last_rows(whole.keys)
     return whole if rows is None else whole.take(rows)

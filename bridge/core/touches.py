@@ -16,6 +16,9 @@ from bridge.core.keys import KeySet
 from bridge.model import U8, U64
 
 FOREVER = 1 << 63
+# Longer than an operation of a program takes from its begin until its record is in the ring,
+# preemption and a stolen processor included.
+GRACE_NANOSECONDS = 2_000_000_000
 
 
 @dataclass(slots=True)
@@ -67,7 +70,9 @@ class Touches:
                 doubtful[held] = True
         return doubtful
 
-    def since(self, began: int) -> KeySet | None:
-        """All keys that may have been written at or after ``began``."""
+    def since(self, began: int, others: U8 | None = None) -> KeySet | None:
+        """All keys that may have been written at or after ``began``, and ``others``."""
         keys = [t.keys for t in self._list if t.end >= began]
+        if others is not None:
+            keys.append(others)
         return KeySet(np.concatenate(keys)) if keys else None

@@ -37,6 +37,9 @@ class Capturing:
         self._sources: dict[str, tuple[ChangeSource, Lane]] = {}
         self._own_thread: int | None = None
         self._lock = threading.Lock()
+        # One of start, add, remove and close at a time: a signal may come while one is at work.
+        self._changing = threading.Lock()
+        self._closed = False
 
     @property
     def mode(self) -> str:
@@ -50,10 +53,11 @@ class Capturing:
 
     def start(self) -> None:
         """Attach the probes, if a map needs them, and prove what they see."""
-        if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):
-            self._selection = select_mode(Mode(str(self._config.capture.mode)))
-        self._rings.start()
-        self._sweeps.start()
+        with self._changing:
+            if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):
+                self._selection = select_mode(Mode(str(self._config.capture.mode)))
+            self._rings.start()
+            self._sweeps.start()
 
     def own_thread(self) -> None:
         """Keep what the calling thread writes to maps from being captured."""
@@ -71,6 +75,13 @@ class Capturing:
         self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
         """Capture a map into its lane. ``ready``: the stream has been read to its end."""
+        with self._changing:
+            if not self._closed:
+                self._add(entry, target, lane, ready)
+
+    def _add(
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
+    ) -> None:
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
             self._register(entry.name, sweep, lane)
@@ -98,6 +109,10 @@ class Capturing:
 
         A program that goes on writing never lets its ring run empty, so there is a time limit.
         """
+        with self._changing:
+            return self._remove(name)
+
+    def _remove(self, name: str) -> bool:
         with self._lock:
             source, lane = self._sources.pop(name, (None, None))
         if source is None or lane is None:
@@ -132,7 +147,12 @@ class Capturing:
                 raise InvariantError("capture: a thread that reads changes has ended")
 
     def close(self) -> None:
-        """Stop both threads and detach the probes."""
+        """Stop both threads and detach the probes; waits for a start that is under way."""
+        with self._changing:
+            self._closed = True
+            self._close()
+
+    def _close(self) -> None:
         for thread in (self._rings, self._sweeps):
             thread.stop(drain=False, deadline_seconds=STOP_SECONDS_MAX)
         if self._selection is not None and self._selection.probes is not None:

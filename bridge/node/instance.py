@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
@@ -48,6 +49,8 @@ class StateDirectory:
                 f"state directory {self.path}: in use by another bridge (process {holder})",
                 hint="stop that one first, or give this node its own node.state_dir",
             ) from error
+        # What a bridge that was killed said of itself is not true any more.
+        (self.path / "status.json").unlink(missing_ok=True)
         os.ftruncate(self._lock, 0)
         os.write(self._lock, str(os.getpid()).encode())
         return self
@@ -58,17 +61,16 @@ class StateDirectory:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        (self.path / "status.json").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # nothing that should hide why the node ended
+            (self.path / "status.json").unlink(missing_ok=True)
         os.close(self._lock)
 
     def write(self, name: str, content: object) -> None:
-        """Replace a JSON file in one step, readable by the owner only."""
+        """Replace a JSON file in one step, readable by the owner only. Raises ``OSError``."""
         draft = self.path / f".{name}.new"
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(descriptor, orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
-        finally:
-            os.close(descriptor)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
         draft.replace(self.path / name)
 
 

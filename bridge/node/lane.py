@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bridge.bus.outbox import Outbox
 from bridge.core.fingerprints import Differences
 from bridge.core.replica import Replica
+from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, Cause, DeltaBatch
 
 
@@ -32,6 +33,9 @@ class Lane:
         self.replica = replica
         self.outbox = outbox
         self.counters = CaptureCounters()
+        self._drained = 0
+        if outbox is not None:
+            replica.drained(0)
 
     def sink(self, batch: DeltaBatch) -> bool:
         """Take captured changes; ``False`` leaves them with the caller, who tries again."""
@@ -41,10 +45,28 @@ class Lane:
                 self.counters.refused += 1
                 return False
             self.replica.capture(batch)
+            if batch.cause == Cause.CHANGE and len(batch):
+                # What is still in the ring, or was refused, is younger than what came out first.
+                left, entered = int(batch.left[-1]), int(batch.entered[-1])
+                self._advance(min(left - GRACE_NANOSECONDS, (entered or left) - 1))
         self.counters.changes += len(batch)
         if batch.cause == Cause.SCAN:
             self.counters.scanned += len(batch)
         return True
+
+    def drained(self, now: int) -> None:
+        """At ``now`` the source had nothing, and everything it had before has been taken."""
+        with self.lock:
+            self._advance(now - GRACE_NANOSECONDS)
+
+    def _advance(self, watermark: int) -> None:
+        """The bridge's writes are remembered until all changes that they may overlap are known.
+
+        However long these wait for room in the outbox.
+        """
+        if watermark > self._drained:
+            self._drained = watermark
+            self.replica.drained(watermark)
 
     def begin_scan(self, now: int) -> None:
         with self.lock:

@@ -77,7 +77,7 @@ class Node:
 
     async def _start(self, stack: AsyncExitStack) -> Applier:
         """Bring up what the maps need, in the order in which the parts depend on each other."""
-        stack.callback(self._capturing.close)
+        stack.push_async_callback(asyncio.to_thread, self._capturing.close)
         await asyncio.to_thread(self._capturing.start)
         self._report.say("capture ready", **self._capturing.summary())
         self._bus = await self._connect(stack)
@@ -144,16 +144,23 @@ class Node:
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
-        for worker in self._workers:
-            await worker.stop_capturing()
-        results = await asyncio.gather(*(w.drain(DRAIN_SECONDS) for w in self._workers))
-        if not all(results):
-            self._report.warn("some changes were not published: the broker did not take them")
+        taken = await asyncio.gather(
+            *(w.stop_capturing() for w in self._workers), return_exceptions=True
+        )
+        sent = await asyncio.gather(*(w.drain(DRAIN_SECONDS) for w in self._workers))
+        for worker, all_taken, all_sent in zip(self._workers, taken, sent, strict=True):
+            name = worker.config.name
+            if isinstance(all_taken, BaseException):
+                self._report.warn(f"the last changes could not be read: {all_taken}", map=name)
+            elif not (all_taken and all_sent):
+                self._report.warn(
+                    "some changes were not published: the broker did not take them", map=name
+                )
 
     async def _watch(self, applier: Applier) -> None:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
         while True:
-            self._state.write("status.json", self.status())
+            self._write_status()
             for worker in self._workers:
                 worker.report_losses()
             self._capturing.check()
@@ -165,6 +172,13 @@ class Node:
                     hint=f"see {self._embedded.log_path}",
                 )
             await asyncio.sleep(STATUS_SECONDS)
+
+    def _write_status(self) -> None:
+        """A full disk must not end replication."""
+        try:
+            self._state.write("status.json", self.status())
+        except OSError as error:
+            self._report.warn_once(f"status cannot be written: {error}")
 
     def status(self) -> dict[str, object]:
         """All that is known of this node, for ``status.json``."""

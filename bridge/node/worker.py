@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 from dataclasses import asdict, dataclass, field
 
@@ -15,7 +16,7 @@ from bridge.bus.publish_loop import PublishLoop
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Exit
 from bridge.kernel.errors import MapNotFoundError, UnsupportedError
 from bridge.kernel.maps import KernelMap, open_map
 from bridge.kernel.support import Support, judge
@@ -26,6 +27,13 @@ from bridge.node.report import Report
 
 SEARCH_SECONDS = 0.5
 CAUGHT_UP_POLL_SECONDS = 0.02
+REPLACED_POLL_SECONDS = 1.0
+
+
+class MapReplacedError(BridgeError):
+    """Another map stands at the pin now: what holds the old one would bridge what nobody uses."""
+
+    exit_code = Exit.TEMPORARY
 
 
 class MapState(enum.StrEnum):
@@ -69,6 +77,7 @@ class _Parts:
     lane: Lane
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
+    publishing: asyncio.Task[None] | None = None
     subscription: Subscription | None = None
     handed: int = 0  # stream sequence of the last message on its way to the writer thread
 
@@ -96,19 +105,51 @@ class MapWorker:
                 while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
+                await self._until_replaced(parts.map.info.id)
         except* BridgeError as group:
             self.state = MapState.FAILED
             raise group.exceptions[0] from None
 
-    async def stop_capturing(self) -> None:
+    async def _until_replaced(self, map_id: int) -> None:
+        """Watch the pin. One that is gone says nothing: programs may use the map without it."""
+        pin = self.config.selector.pin
+        while True:
+            await asyncio.sleep(REPLACED_POLL_SECONDS)
+            if pin is None:
+                continue
+            with contextlib.suppress(MapNotFoundError), open_map(self.config.selector) as found:
+                if found.info.id != map_id:
+                    raise MapReplacedError(
+                        f"map {self.config.name}: replaced, another one is pinned at {pin} now "
+                        f"(id {found.info.id}, was {map_id})",
+                        hint="start the bridge again: it then bridges the new map",
+                    )
+
+    async def stop_capturing(self) -> bool:
         """First step of the end: what the rings still hold goes into the outbox."""
-        await asyncio.to_thread(self.services.capturing.remove, self.config.name)
+        self.report_losses()
+        return await asyncio.to_thread(self.services.capturing.remove, self.config.name)
 
     async def drain(self, deadline_seconds: float) -> bool:
-        """Second step: the outbox goes out; whether all of it did."""
-        if self._parts is None or self._parts.loop is None:
+        """Second step: the outbox goes out; whether all of it did.
+
+        Where another part of this map has failed, publishing was broken off and is taken up again;
+        where publishing itself has failed, there is nothing to wait for.
+        """
+        parts = self._parts
+        if parts is None or parts.loop is None or parts.publishing is None:
             return True
-        return await self._parts.loop.drain(deadline_seconds) == 0
+        outbox = parts.lane.outbox
+        assert outbox is not None
+        outbox.close()
+        publishing = parts.publishing
+        if publishing.cancelled():
+            publishing = asyncio.create_task(parts.loop.run())
+        await asyncio.wait({publishing}, timeout=deadline_seconds)
+        if publishing is not parts.publishing:
+            publishing.cancel()
+            await asyncio.gather(publishing, return_exceptions=True)
+        return outbox.statistics().rows + parts.loop.in_flight == 0
 
     async def close(self) -> None:
         """Last step, after the tasks have ended and the writer thread has stopped."""
@@ -184,7 +225,7 @@ class MapWorker:
             publisher,
             lambda: self.services.bus.state.max_payload,
         )
-        tasks.create_task(parts.loop.run())
+        parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add, self.config, parts.map, parts.lane, self._caught_up
         )

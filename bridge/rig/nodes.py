@@ -87,7 +87,9 @@ class NodeProcess:
                 f"node {self.name}: ended with exit code {self.process.returncode}",
                 hint=f"its last lines: {self._last_lines()}",
             )
-        return read_status(self.state_directory) or {}
+        status = read_status(self.state_directory) or {}
+        # A process that was killed before it in the same directory may have left its last word.
+        return status if status.get("process") == self.process.pid else {}
 
     def map_status(self) -> dict[str, object]:
         maps = self.status().get("maps")

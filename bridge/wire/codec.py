@@ -54,8 +54,8 @@ def encode(delta: Delta) -> bytes:
     _check_bounds(count, delta.first_sequence, batch.key_size, batch.value_size)
     _check_ops(batch.ops)
     base_time, unit, times = _pack_times(batch.left)
-    updates = batch.ops == Op.UPDATE
-    plain = bool(updates.all())
+    updates = np.flatnonzero(batch.ops == Op.UPDATE)
+    plain = len(updates) == count
     try:
         message = pb.DeltaBatch(
             cluster=origin.cluster,
@@ -74,7 +74,7 @@ def encode(delta: Delta) -> bytes:
             cause=pb.Cause.Name(int(batch.cause)),
             ops=b"" if plain else batch.ops.tobytes(),
             keys=batch.keys.tobytes(),
-            values=(batch.values if plain else batch.values[updates]).tobytes(),
+            values=(batch.values if plain else batch.values.take(updates, axis=0)).tobytes(),
             times=times.tobytes(),
             writers=_pack_writers(batch.writers),
         )

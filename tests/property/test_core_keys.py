@@ -124,3 +124,13 @@ def values_of(entries: dict[int, int]) -> U8:
 def narrow(keys: U8, values: U8) -> dict[int, int]:
     flat = np.ascontiguousarray(keys).view(np.uint16).ravel()
     return dict(zip(flat.tolist(), values[:, 0].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("different", [1, 701, 30_011, 1 << 40])
+def test_last_rows_of_a_large_batch(different: int) -> None:
+    numbers = np.random.default_rng(5).integers(0, different, 30_011, np.uint64)
+    keys = np.zeros((len(numbers), 12), np.uint8)
+    keys[:, 4:] = numbers.view(np.uint8).reshape(-1, 8)
+    expected = sorted({int(number): row for row, number in enumerate(numbers)}.values())
+    rows = last_rows(keys)
+    assert list(range(len(keys)) if rows is None else rows) == expected
