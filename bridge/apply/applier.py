@@ -215,7 +215,8 @@ class Applier:
 
 def _full(target: ApplyTarget) -> BridgeError:
     return BridgeError(
-        f"map {target.name}: full, updates of other nodes were refused",
+        f"map {target.name}: full, updates of other nodes were refused and will be tried again "
+        f"(got max_entries {target.writer.entries_max})",
         hint="give the map at least the max_entries that it has on the other nodes",
     )
 

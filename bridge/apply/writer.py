@@ -85,6 +85,11 @@ class MapWriter:
     def __init__(self, target: BatchTarget) -> None:
         self._map = target
 
+    @property
+    def entries_max(self) -> int:
+        """``max_entries`` of the map."""
+        return self._map.info.max_entries
+
     def check_sizes(self, sender: str, key_size: int, value_size: int) -> None:
         """Refuse a sender whose sizes differ, naming both sides."""
         info = self._map.info
