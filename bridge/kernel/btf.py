@@ -76,7 +76,10 @@ _SIZED = (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One type. ``extent`` is a size in bytes or the id of another type, by kind."""
+    """One type. ``extent`` is a size in bytes or the id of another type, by kind.
+
+    ``has_bitfields`` is the record's flag: of an enum it means that the values are signed.
+    """
 
     id: int
     kind: Kind
@@ -94,6 +97,17 @@ class Member:
     type_id: int
     bit_offset: int
     bits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IntCoding:
+    """How an integer is meant. ``bits`` below its size, or an offset: a bit field of older BTF."""
+
+    is_signed: bool
+    is_char: bool
+    is_bool: bool
+    bit_offset: int
+    bits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +209,47 @@ class Btf:
         """Type id of the elements and their number, of an array."""
         at = int(self._starts[type_id - 1]) + _WORDS_OF_RECORD
         return int(self._words[at]), int(self._words[at + 2])
+
+    def int_coding(self, type_id: int) -> IntCoding:
+        """The encoding of an integer (``BTF_INT_*``)."""
+        word = int(self._tail(type_id)[0])
+        coding = word >> 24 & 0xF
+        return IntCoding(
+            bool(coding & 1), bool(coding & 2), bool(coding & 4), word >> 16 & 0xFF, word & 0xFF
+        )
+
+    def enumerators(self, type_id: int) -> list[tuple[str, int]]:
+        """Names and values of an enum, the values as wide and as signed as the enum itself.
+
+        None of an enum of 8 bytes that an old compiler described with values of 4.
+        """
+        record = self.record(type_id)
+        assert record.kind in (Kind.ENUM, Kind.ENUM64), f"{record.kind.name} has no enumerators"
+        if record.kind is Kind.ENUM and record.extent > 4:
+            return []
+        words = self._tail(type_id)
+        width = 3 if record.kind is Kind.ENUM64 else 2
+        table = words[: width * record.elements].reshape(-1, width).tolist()
+        top = 1 << (8 * record.extent)
+        found = []
+        for name, low, *high in table:
+            value = (low | (high[0] << 32 if high else 0)) % top
+            if record.has_bitfields and value >= top // 2:
+                value -= top
+            found.append((self._name(name), value))
+        return found
+
+    def variables(self, type_id: int) -> Iterator[Member]:
+        """The variables of a data section, as if it were a struct."""
+        record = self.record(type_id)
+        assert record.kind is Kind.DATASEC, f"{record.kind.name} has no variables"
+        table = self._tail(type_id)[: 3 * record.elements].reshape(-1, 3)
+        for variable, offset, _ in table.tolist():
+            held = self.record(variable)
+            yield Member(held.name, held.extent, 8 * offset)
+
+    def _tail(self, type_id: int) -> U32:
+        return self._words[int(self._starts[type_id - 1]) + _WORDS_OF_RECORD :]
 
     # --- layout -------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ _CREATE = struct.Struct("=IIIIIII16s")
 _OBJECT = struct.Struct("=QII")
 _IDS = struct.Struct("=III")
 _INFO = struct.Struct("=IIQ")
+_BTF_INFO = struct.Struct("=QIIQII")  # struct bpf_btf_info
 _TEST = struct.Struct("=IIIIQQIIIIQQIII4x")
 _LOAD = struct.Struct("=IIQQIIQII16sII")
 
@@ -64,6 +65,7 @@ class Command(enum.IntEnum):
     PROG_GET_FD_BY_ID = 13
     MAP_GET_FD_BY_ID = 14
     OBJ_GET_INFO_BY_FD = 15
+    BTF_GET_FD_BY_ID = 19
     MAP_LOOKUP_AND_DELETE_ELEM = 21
     MAP_FREEZE = 22
     MAP_LOOKUP_BATCH = 24
@@ -169,6 +171,16 @@ def object_info(fd: int, size: int) -> tuple[int, bytes]:
     data = ctypes.create_string_buffer(size)
     attr = _packed(_INFO.pack(fd, size, ctypes.addressof(data)))
     return -min(invoke(Command.OBJ_GET_INFO_BY_FD, attr), 0), data.raw
+
+
+def btf_blob(fd: int, size: int) -> tuple[int, bytes, int]:
+    """BPF_OBJ_GET_INFO_BY_FD of a BTF object. Answers (errno, at most ``size`` bytes, its size)."""
+    data = ctypes.create_string_buffer(max(size, 1))
+    fields = _BTF_INFO.pack(ctypes.addressof(data) if size else 0, size, 0, 0, 0, 0)
+    info = _packed(fields)
+    attr = _packed(_INFO.pack(fd, len(info), ctypes.addressof(info)))
+    code = -min(invoke(Command.OBJ_GET_INFO_BY_FD, attr), 0)
+    return code, data.raw[:size], int(_BTF_INFO.unpack(info.raw)[1])
 
 
 def freeze(fd: int) -> int:
