@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "bridge"
 
 # What each part of `bridge` may import besides itself, `errors`, `resources` and the version.
-STAGES = {"model", "config", "core", "wire", "kernel", "bus", "capture", "apply", "node"}
+STAGES = {
+    *("model", "config", "core", "wire", "kernel", "layout", "bus", "capture", "apply", "node"),
+}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
@@ -20,6 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "core": {"model"},
     "wire": {"model"},
     "kernel": {"model"},
+    "layout": {"kernel", "model"},
     "bus": {"wire", "model"},
     "capture": {"kernel", "core", "model"},
     "apply": {"kernel", "core", "model"},
@@ -40,6 +43,8 @@ HOLDERS = {
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
 }
+# The rest of the package works on what this module has read, wherever it comes from.
+LAYOUT_READER = "reader.py"
 PURE_FORBIDDEN = {"asyncio", "threading", "time", "socket", "subprocess", "select"}
 
 
@@ -85,6 +90,8 @@ def faults(source: str, path: Path) -> list[str]:
                 continue
             if other not in ALLOWED[part]:
                 found.append(f"{where}: {part} imports {other}")
+            elif part == "layout" and other == "kernel" and path.name != LAYOUT_READER:
+                found.append(f"{where}: only {LAYOUT_READER} of layout imports kernel")
         elif part not in HOLDERS.get(top, {part}):
             found.append(f"{where}: {part} imports {top}, which belongs to {HOLDERS[top]}")
         elif part == "core" and top in PURE_FORBIDDEN:
@@ -119,6 +126,8 @@ def test_imports_go_one_way(path: Path) -> None:
         ("def f():\n    import bridge.node.lane", "capture/x.py", "capture imports node"),
         ("from bridge import cli", "node/x.py", "node imports cli"),
         ("import time", "core/x.py", "core is pure and imports time"),
+        ("from bridge.kernel import btf", "layout/x.py", "only reader.py of layout"),
+        ("from bridge.bus import link", "layout/reader.py", "layout imports bus"),
         ("import nats", "node/x.py", "node imports nats"),
     ],
 )
