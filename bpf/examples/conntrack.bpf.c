@@ -46,7 +46,7 @@ enum ct_state {
 	CT_ESTABLISHED = 3,
 	CT_FIN_WAIT = 4, /* one side has finished */
 	CT_CLOSING = 5,  /* both have, not yet acknowledged */
-};
+} __attribute__((packed)); /* one byte, so that a field can be of this type and name its states */
 
 /* Flags hold two bits of a kind, one per end of the key: shift by the end (0 or 1). */
 #define CT_FIN_SEEN 0x01
@@ -73,7 +73,7 @@ struct ct_value {
 	__u32 isn[2];           /* initial sequence number of each end */
 	__u32 fin_end[2];       /* sequence number behind each end's FIN */
 	__u32 changes;          /* writes of this entry so far */
-	__u8 state;             /* enum ct_state */
+	enum ct_state state;
 	__u8 flags;
 	__u8 initiator;         /* the end that sent the SYN */
 	__u8 zero;
