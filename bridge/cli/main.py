@@ -30,6 +30,7 @@ class Entry:
 ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),
+    "schema": Entry("schema", "Show a map's fields, or write them down as protobuf messages."),
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),
     "config": Entry("config", "Print a sample configuration, or the one in force."),
