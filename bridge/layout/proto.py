@@ -62,8 +62,9 @@ def package_of(map_name: str) -> str:
 
 def proto_text(map_name: str, layout: Layout, number: int) -> str:
     """The file. ``number`` is the layout's fingerprint."""
+    title = "".join(letter if letter.isprintable() else "?" for letter in map_name)
     lines = [
-        f"// Keys, values and changes of the map {map_name}, layout {number:#018x}.",
+        f"// Keys, values and changes of the map {title}, layout {number:#018x}.",
         "// Generated from the map's own type information by `mapbridge schema proto`.",
         'syntax = "proto3";',
         "",

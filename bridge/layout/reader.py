@@ -128,5 +128,8 @@ class _Reader:
                     at, bits = at + coding.bit_offset, coding.bits
             held = self.type_of(member.type_id, depth + 1)
             if member.name and held.size:  # padding without a name, flexible arrays
-                found.append(Field(member.name, at, held, bits))
+                name = member.name
+                if is_section and any(field.name == name for field in found):
+                    name = f"{name}_{at // 8}"  # static variables of two functions
+                found.append(Field(name, at, held, bits))
         return found

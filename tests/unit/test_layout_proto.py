@@ -119,7 +119,7 @@ AWKWARD = [
     "found", AWKWARD, ids=lambda found: found.fields[0].name if found.fields else found.label
 )
 def test_awkward_names_and_types_compile(found: Type, tmp_path: Path) -> None:
-    file = compiled(Layout(found, found), tmp_path, "a.map-1")
+    file = compiled(Layout(found, found), tmp_path, "a.map-1\n}")
     key, value, _ = file.message_type
     wanted = [field.name for field in found.fields] if found.is_record else ["key"]
     assert [field.name for field in key.field] == wanted

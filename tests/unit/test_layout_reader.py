@@ -111,6 +111,12 @@ def test_variables_of_a_section_are_its_fields() -> None:
     blob.add(Btfs.INT, blob.text("u32"), 4, 32)
     blob.add(Btfs.VAR, blob.text("lost"), 1, 1)
     blob.add(Btfs.VAR, blob.text("seen"), 1, 1)
-    blob.add(Btfs.DATASEC, blob.text(".bss"), 12, 2, 0, 4, 3, 8, 4, elements=2)
-    found: list[Leaf] = list(leaves(read(blob, 4, 12)))
-    assert [(leaf.path, leaf.bit_offset) for leaf in found] == [("lost", 0), ("seen", 64)]
+    blob.add(Btfs.VAR, blob.text("seen"), 1, 0)
+    variables = (2, 0, 4, 3, 8, 4, 4, 12, 4)
+    blob.add(Btfs.DATASEC, blob.text(".bss"), 16, *variables, elements=3)
+    found: list[Leaf] = list(leaves(read(blob, 5, 16)))
+    assert [(leaf.path, leaf.bit_offset) for leaf in found] == [
+        ("lost", 0),
+        ("seen", 64),
+        ("seen_12", 96),
+    ]
