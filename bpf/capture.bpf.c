@@ -4,6 +4,9 @@
  *
  * Compiled by bridge/capture/loader.py, which passes as -D constants
  *   MB_WITH_FUNCTIONS      kprobe and kretprobe on the map type's own functions
+ *   MB_WITH_FENTRY         fentry and fexit there instead (MB_AT_PREEMPT_COUNT, MB_AT_PROG_ACTIVE
+ *                          and MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables); the
+ *                          system call's programs then leave updates and deletes to them
  *   MB_WITH_SYSCALL        kprobe and kretprobe on the system call bpf(2)
  *   MB_WITH_TRACEPOINTS    the same two programs on syscalls:sys_{enter,exit}_bpf
  *   MB_WITH_BLINDNESS      raw tracepoints on irq:softirq_{entry,exit} (MB_AT_PROG_ACTIVE and
@@ -19,7 +22,8 @@
  * inside a probe is refused and counted as a miss by the kernel, and those counts must mean
  * something. What is remembered between two programs therefore lies in arrays and in an LRU hash.
  *
- * Programs on kprobes, kretprobes and classic tracepoints share the kernel's per-CPU guard
+ * Programs of fentry and fexit are guarded one by one, if at all: see capture_fentry.h. Programs on
+ * kprobes, kretprobes and classic tracepoints share the kernel's per-CPU guard
  * bpf_prog_active: on one CPU one of them runs at a time, with preemption off. Each kind has its
  * own scratch per CPU all the same, so that a change of attachment cannot make two share one.
  */
@@ -204,6 +208,17 @@ static __always_inline u64 private_data_of(u32 fd)
 	return data;
 }
 
+#ifdef MB_AT_PER_CPU_OFFSET
+/* What to add to the address of a per-CPU variable. */
+static __always_inline u64 base_of(u32 cpu)
+{
+	u64 base = 0;
+
+	READ_KERNEL(base, MB_AT_PER_CPU_OFFSET + 8ULL * cpu);
+	return base;
+}
+#endif
+
 /* ---- the canary: a map that is written in every way, to see which ways are seen ---------------- */
 
 BPF_HASH(canary, u32, u64, 64);
@@ -226,6 +241,10 @@ int delete_canary(void *packet)
 
 #ifdef MB_WITH_FUNCTIONS
 #include "capture_functions.h"
+#endif
+
+#ifdef MB_WITH_FENTRY
+#include "capture_fentry.h"
 #endif
 
 #if defined(MB_WITH_SYSCALL) || defined(MB_WITH_TRACEPOINTS)

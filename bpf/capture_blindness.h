@@ -24,14 +24,6 @@ BPF_ARRAY(hit_counters, struct hit_counter, HIT_COUNTERS);
 BPF_F_TABLE("array", u32, u64, blind, 1, BPF_F_MMAPABLE);
 BPF_PERCPU_ARRAY(hits_before, u64, 1); /* plus one; 0: this softirq is not blind */
 
-static __always_inline u64 base_of(u32 cpu)
-{
-	u64 base = 0;
-
-	READ_KERNEL(base, MB_AT_PER_CPU_OFFSET + 8ULL * cpu);
-	return base;
-}
-
 static __always_inline u64 hits_on(u64 base)
 {
 	u64 total = 0;

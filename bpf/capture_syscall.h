@@ -12,9 +12,14 @@
 #define LOOKUP_AND_DELETE_BATCH 25
 #define UPDATE_BATCH 26
 #define DELETE_BATCH 27
+#ifdef MB_WITH_FENTRY
+/* Updates and deletes end in the functions that are watched; these two have code of their own. */
+#define WRITING_COMMANDS ((1U << LOOKUP_AND_DELETE_ELEM) | (1U << LOOKUP_AND_DELETE_BATCH))
+#else
 #define WRITING_COMMANDS                                                                         \
 	((1U << UPDATE_ELEM) | (1U << DELETE_ELEM) | (1U << LOOKUP_AND_DELETE_ELEM) |            \
 	 (1U << LOOKUP_AND_DELETE_BATCH) | (1U << UPDATE_BATCH) | (1U << DELETE_BATCH))
+#endif
 #define IS_BATCH(command) ((command) >= LOOKUP_AND_DELETE_BATCH)
 
 /* union bpf_attr: offsets of the single and of the batch commands. */

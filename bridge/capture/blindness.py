@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import struct
 from collections.abc import Sequence
 
@@ -17,7 +16,7 @@ from bridge.kernel.btf import BtfError, KernelBtf
 from bridge.kernel.errors import KernelError
 from bridge.kernel.maps import KernelMap, map_info
 from bridge.kernel.programs import test_run
-from bridge.kernel.symbols import KALLSYMS
+from bridge.kernel.symbols import variable_addresses
 
 _SYMBOLS = {"MB_AT_PROG_ACTIVE": "bpf_prog_active", "MB_AT_PER_CPU_OFFSET": "__per_cpu_offset"}
 _OFFSETS = (
@@ -36,13 +35,11 @@ def blindness_defines(btf: KernelBtf) -> dict[str, int]:
 
     Addresses of variables are there with CONFIG_KALLSYMS_ALL only.
     """
-    data = KALLSYMS.read_bytes()
+    addresses = variable_addresses(_SYMBOLS.values())
+    if len(addresses) < len(_SYMBOLS):
+        return {}
     defines = {"MB_WITH_BLINDNESS": 1}
-    for define, name in _SYMBOLS.items():
-        match = re.search(rb"^([0-9a-f]+) [A-Za-z] " + name.encode() + rb"$", data, re.MULTILINE)
-        if match is None or not int(match[1], 16):
-            return {}
-        defines[define] = int(match[1], 16)
+    defines |= {define: addresses[name] for define, name in _SYMBOLS.items()}
     try:
         for holder, field in _OFFSETS:
             defines[f"MB_AT_{holder}_{field}".upper()] = btf.offset(holder, field)

@@ -78,7 +78,10 @@ class Coverage:
             f
             for f in self.findings
             if f.seen is Seen.WRONG
-            or (f.seen is Seen.NO and (self.mode is Mode.KPROBE or f.writer is not Writer.PROGRAM))
+            or (
+                f.seen is Seen.NO
+                and (self.mode is not Mode.SYSCALL or f.writer is not Writer.PROGRAM)
+            )
         )
 
     @property

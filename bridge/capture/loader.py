@@ -44,6 +44,7 @@ class ProgramType(enum.IntEnum):
     TRACEPOINT = 5
     XDP = 6
     RAW_TRACEPOINT = 17
+    TRACING = 26
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class _Table(Protocol):
 
 class _Object(Protocol):
     """``bcc.BPF``. Its strings are bytes: it warns of others."""
+
+    module: int
 
     def load_func(self, name: bytes, kind: int) -> _Function: ...
     def get_table(self, name: bytes) -> _Table: ...
@@ -125,6 +128,7 @@ class ProbeObject:
         self._lib = importlib.import_module("bcc").lib
         self._token = os.urandom(4).hex()
         self._probes: list[tuple[str, str, str, int]] = []  # event, symbol, function, descriptor
+        self._tracing: list[tuple[Attachment, int, int]] = []  # program and link descriptors
         self._tracepoints: list[Attachment] = []
         flags = [f"-D{name}={value}" for name, value in defines.items()]
         with _quiet() as said:
@@ -180,6 +184,40 @@ class ProbeObject:
             )
         self._probes.append((event, symbol, function, probe))
 
+    def attach_tracing(self, symbol: str, function: str, *, on_return: bool) -> int:
+        """Attach to a kernel function's entry (fentry) or exit (fexit).
+
+        Answers the program's descriptor, owned by this object.
+        """
+        # BCC takes the place from the name under which a program is loaded, so that one source
+        # function could stand at one place only, and a place have one: hence not its load_func.
+        name = f"{'kretfunc' if on_return else 'kfunc'}__{symbol}".encode()
+        module, text = self._opened().module, function.encode()
+        start, size = (
+            f(module, text) for f in (self._lib.bpf_function_start, self._lib.bpf_function_size)
+        )
+        rights = self._lib.bpf_module_license(module), self._lib.bpf_module_kern_version(module)
+        with _quiet() as said:
+            fd: int = self._lib.bcc_func_load(
+                module, int(ProgramType.TRACING), name, start, size, *rights, 0, None, 0, None, -1
+            )
+            link: int = self._lib.bpf_attach_kfunc(fd) if fd >= 0 else -1
+            code = ctypes.get_errno()
+        where = f"{'fexit' if on_return else 'fentry'} {symbol}"
+        if fd >= 0:
+            self._tracing.append((Attachment(where, function), fd, link))
+        if link < 0:
+            reason = _short(said(), OSError(code, os.strerror(code)))
+            raise ProbeError(
+                f"{where}: cannot be {'attached' if fd >= 0 else 'loaded'} (got {reason})",
+                hint="the kernel must allow tracing programs; else use mode kprobe",
+            )
+        return fd
+
+    def tracing_fd(self, function: str) -> int:
+        """The descriptor of a program that ``attach_tracing`` attached."""
+        return next(fd for one, fd, _ in self._tracing if one.function == function)
+
     def attach_tracepoint(self, name: str, function: str) -> None:
         """Attach to a classic tracepoint, ``category:event``."""
         self.load(function, ProgramType.TRACEPOINT)
@@ -207,7 +245,10 @@ class ProbeObject:
     def attachments(self) -> tuple[Attachment, ...]:
         """All attachments, with the kernel's counts of the kprobes."""
         tracepoints = (replace(t, skipped=self._skipped(t.function)) for t in self._tracepoints)
-        return (*(probe for _, probe in self.probes()), *tracepoints)
+        tracing = (
+            replace(one, skipped=program_info(fd).recursion_misses) for one, fd, _ in self._tracing
+        )
+        return (*(probe for _, probe in self.probes()), *tracing, *tracepoints)
 
     def close(self) -> None:
         """Detach everything, unload programs and maps."""
@@ -217,8 +258,13 @@ class ProbeObject:
             for event, _, _, probe in self._probes:
                 self._lib.bpf_close_perf_event_fd(probe)
                 self._lib.bpf_detach_kprobe(event.encode())
+            for _, program, link in self._tracing:
+                for fd in (link, program):
+                    if fd >= 0:
+                        os.close(fd)
             self._object.cleanup()
         self._probes.clear()
+        self._tracing.clear()
         self._tracepoints.clear()
         self._object = None
 

@@ -14,7 +14,7 @@ from bridge.capture.tables import SLOTS_MAX
 from bridge.errors import BridgeError
 
 # Mode syscall is not among them: alone it is blind to what BPF programs write, and says nothing.
-AUTO_ORDER = (Mode.KPROBE,)
+AUTO_ORDER = (Mode.FENTRY, Mode.KPROBE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Capture by probes: attaches the programs of ``bpf/capture.bpf.c`` and gives a source per map.
 
-Two parts report changes. *Functions*: kprobe and kretprobe on the map type's own functions, which
-see what BPF programs write. *System call*: entry and exit of bpf(2), which see what user space
-writes. The kernel skips programs on kprobes while it works on a map for bpf(2), so neither part
-sees the other's changes. ``bridge.capture.canary`` proves what the running kernel makes of it.
+Two parts report changes. *Functions*: fentry and fexit on the map type's own functions, which see
+every writer, or kprobe and kretprobe, which see what BPF programs write. *System call*: entry and
+exit of bpf(2), which see what user space writes. The kernel skips programs on kprobes while it
+works on a map for bpf(2), so neither part sees the other's changes; beside fentry the system call's
+part reports only what does not pass through those functions. ``bridge.capture.canary``
+proves what the running kernel makes of it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,14 @@ from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.capture.attach import CACHE, CALL_PROGRAMS, attach, attach_blindness, make_plan
+from bridge.capture.attach import (
+    CACHE,
+    CALL_PROGRAMS,
+    attach,
+    attach_blindness,
+    make_plan,
+    open_nesting,
+)
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
 from bridge.capture.record import ring_bytes as fitting_ring_bytes
 from bridge.capture.ring_source import RingSource
@@ -73,12 +82,13 @@ class ProbeCapture:
         self._missed_read_at = 0.0
         self._is_open = True
         self._blindness = attach_blindness(programs)
+        self._nesting = open_nesting(programs)
         self.canary_lock = threading.Lock()
         self.canary_source = self.watch(self._tables.canary, RING_BYTES_MIN)
 
     @classmethod
     def start(cls, mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> ProbeCapture:
-        """Compile, load and attach for ``KPROBE`` or ``SYSCALL``; one slot is the canary's.
+        """Compile, load and attach for a mode with probes; one slot is the canary's.
 
         ``cache`` is a folder for merged kernel headers.
 
@@ -176,6 +186,14 @@ class ProbeCapture:
         with self._lock:
             return self._blindness.read() if self._blindness is not None else None
 
+    def nested(self) -> int | None:
+        """Calls that a second copy of the fexit programs took over; ``None`` where there is none.
+
+        They are not losses.
+        """
+        with self._lock:
+            return self._nesting.steps() if self._nesting is not None else None
+
     def attachments(self) -> tuple[Attachment, ...]:
         """Where programs are attached, with the kernel's counts."""
         return self._programs.attachments()
@@ -206,8 +224,9 @@ class ProbeCapture:
                 return
             self._is_open = False
             self._programs.close()
-            if self._blindness is not None:
-                self._blindness.close()
+            for part in (self._blindness, self._nesting):
+                if part is not None:
+                    part.close()
             self.canary_source.close()
             self._tables.close()
 
@@ -238,6 +257,8 @@ class ProbeCapture:
                 if one.function in CALL_PROGRAMS:
                     by_target[one.function] = one.skipped
             self._missed = sum(by_target.values())
+            if self._nesting is not None:
+                self._missed += self._nesting.missed()
             self._missed_read_at = time.monotonic()
         return self._missed + (self.blind() or 0)
 

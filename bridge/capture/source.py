@@ -17,6 +17,7 @@ class Mode(enum.StrEnum):
     """How changes are seen; ``AUTO`` takes the first of the others that the canary proves."""
 
     AUTO = "auto"
+    FENTRY = "fentry"
     KPROBE = "kprobe"
     SYSCALL = "syscall"
     SWEEP = "sweep"

@@ -11,7 +11,8 @@ from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from bridge.errors import BridgeError
 
-PROBE_MODES = (Mode.KPROBE, Mode.SYSCALL)  # the richer first: what it sees, the next sees less of
+# The richer first: what it sees, the next sees less of.
+PROBE_MODES = (Mode.FENTRY, Mode.KPROBE, Mode.SYSCALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ class CaptureMode(enum.StrEnum):
     """How changes are seen. Same values as ``bridge.capture.source.Mode``."""
 
     AUTO = "auto"
+    FENTRY = "fentry"
     KPROBE = "kprobe"
     SYSCALL = "syscall"
     SWEEP = "sweep"

@@ -83,6 +83,22 @@ class SymbolTable:
         return Symbol(found[0].name, found[0].address, twins)
 
 
+def variable_addresses(names: Iterable[str], path: str | Path = KALLSYMS) -> dict[str, int]:
+    """Addresses of the kernel's variables, those of per-CPU ones without a CPU's offset.
+
+    Names that are not there are left out: variables are listed with CONFIG_KALLSYMS_ALL only, and
+    with addresses only for root. Raises OSError.
+    """
+    data = Path(path).read_bytes()
+    found: dict[str, int] = {}
+    for name in names:
+        line = rb"^([0-9a-f]+) [A-Za-z] " + re.escape(name.encode()) + rb"$"
+        match = re.search(line, data, re.MULTILINE)
+        if match is not None and int(match[1], 16):
+            found[name] = int(match[1], 16)
+    return found
+
+
 def resolve(names: Iterable[str]) -> dict[str, Symbol | None]:
     """``SymbolTable.resolve`` on the running kernel, for a caller who asks once."""
     return SymbolTable.load().resolve(names)

@@ -179,12 +179,13 @@ def test_doctor_shows_what_the_probes_were_seen_to_report() -> None:
     document = json.loads(CliRunner().invoke(cli, ["doctor", "--json"]).stdout)
     reports = {report["mode"]: report for report in document["modes"]}
     kprobes = next(check["state"] for check in document["checks"] if check["name"] == "kprobes")
-    best = "kprobe" if kprobes == "yes" else "syscall"  # works wherever tracepoints do
+    # Kernels that have kprobes have what fentry needs; "syscall" works wherever tracepoints do.
+    best = "fentry" if kprobes == "yes" else "syscall"
     assert reports[best]["proven"], reports
-    assert document["automatic_mode"] == ("kprobe" if best == "kprobe" else "sweep")
+    assert document["automatic_mode"] == ("fentry" if best == "fentry" else "sweep")
     seen = {(w["writer"], w["operation"]): w["seen"] for w in reports[best]["writes"]}
     assert seen["system call", "update"] == "yes"
-    assert seen["bpf program", "update"] == ("yes" if best == "kprobe" else "no")
+    assert seen["bpf program", "update"] == ("yes" if best == "fentry" else "no")
 
 
 def test_doctor_for_people_has_a_line_each_and_a_verdict() -> None:

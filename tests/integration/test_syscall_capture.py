@@ -374,7 +374,7 @@ def test_canary(capture: ProbeCapture) -> None:
         for operation in ("update", "delete", "lookup and delete"):
             assert seen[writer, operation] is Seen.YES
     assert seen[Writer.SYSCALL, "refused update"] is Seen.QUIET
-    unseen = Seen.YES if capture.mode is Mode.KPROBE else Seen.NO
+    unseen = Seen.NO if capture.mode is Mode.SYSCALL else Seen.YES
     assert seen[Writer.PROGRAM, "update"] is unseen
     assert coverage.as_dict()["system call"]["refused update"] == "quiet"
 
@@ -420,7 +420,7 @@ def test_mode_that_is_not_there(tmp_path: Path) -> None:
     if Path("/sys/kernel/tracing/kprobe_events").exists():
         selection = select_mode(Mode.AUTO, slots=2, cache=tmp_path)
         selection.close()
-        assert selection.mode is Mode.KPROBE
+        assert selection.mode is Mode.FENTRY, selection.rejected
         return
     with pytest.raises(ProbeError, match="no kprobes") as caught:
         select_mode(Mode.KPROBE, cache=tmp_path)
@@ -429,4 +429,6 @@ def test_mode_that_is_not_there(tmp_path: Path) -> None:
     assert selection.mode is Mode.SWEEP
     assert selection.probes is None
     assert "no kprobes" in selection.rejected["kprobe"]
+    assert set(selection.rejected) == {"fentry", "kprobe"}
+    assert "use " in selection.rejected["fentry"]
     assert selection.coverage.as_dict() == {}

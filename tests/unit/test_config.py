@@ -130,7 +130,7 @@ def test_all_problems_are_told_at_once() -> None:
         storage = "tape"
         replicas = 2
         [capture]
-        mode = "fentry"
+        mode = "probes"
         ring = "15MiB"
         [[maps]]
         name = "x"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bridge.errors import UnavailableError
-from bridge.kernel.symbols import Symbol, SymbolTable
+from bridge.kernel.symbols import Symbol, SymbolTable, variable_addresses
 
 LIST = b"""\
 ffffffff81000000 T _stext
@@ -53,3 +55,16 @@ def test_hidden_addresses() -> None:
 def test_no_list() -> None:
     with pytest.raises(UnavailableError, match="No such file"):
         SymbolTable.load("/proc/no_such_list")
+
+
+def test_addresses_of_variables(tmp_path: Path) -> None:
+    path = tmp_path / "kallsyms"
+    path.write_text(
+        "000000000001fb40 A __preempt_count\n"
+        "0000000000000000 A hidden\n"
+        "ffffffff8241cb60 D __per_cpu_offset\n"
+        "ffffffff81000000 D __per_cpu_offset_of\n"
+        "ffffffffc0000000 d per_cpu\t[module]\n"
+    )
+    found = variable_addresses(("__preempt_count", "__per_cpu_offset", "hidden", "none"), path)
+    assert found == {"__preempt_count": 0x1FB40, "__per_cpu_offset": 0xFFFFFFFF8241CB60}

@@ -17,6 +17,8 @@ from typing import Final, Never
 
 import pytest
 
+from bridge.capture.source import Mode
+
 IN_GUEST: Final = os.environ.get("MAPBRIDGE_VM") == "1"
 SKIP_PREFIX: Final = "kernel feature missing: "
 _TRACING = Path("/sys/kernel/tracing")
@@ -58,6 +60,10 @@ FEATURES: Final[dict[str, Feature]] = {
         (5, 14), lambda: has_symbol("htab_map_lookup_and_delete_elem")
     ),
 }
+
+
+# What the modes of capture need; without the ring buffers of 5.8 there is none.
+FEATURE: Final = {Mode.FENTRY: "fentry", Mode.KPROBE: "kprobes"}
 
 
 def require_feature(name: str, *, present: bool | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The function part: what BPF programs write, seen by kprobes on the map's own functions."""
+"""The function part: what BPF programs write, seen by probes on the map's own functions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,7 @@ from bridge.kernel.maps import KernelMap, UpdateFlag, map_info
 from bridge.kernel.programs import test_run
 from bridge.model import Op
 from tests.capture_kit import RING_BYTES, Watched, in_thread, rows
-from tests.vm.features import require_feature
+from tests.vm.features import FEATURE, kernel_version, require_feature
 
 pytestmark = pytest.mark.vm
 
@@ -96,10 +97,12 @@ class Workload:
                     pass
 
 
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
-    require_feature("kprobes")
-    probes = ProbeCapture.start(Mode.KPROBE, slots=SLOTS, cache=tmp_path_factory.mktemp("cache"))
+@pytest.fixture(scope="module", params=[Mode.FENTRY, Mode.KPROBE])
+def capture(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProbeCapture]:
+    require_feature(FEATURE[request.param])
+    probes = ProbeCapture.start(request.param, slots=SLOTS, cache=tmp_path_factory.mktemp("cache"))
     yield probes
     probes.close()
 
@@ -268,6 +271,26 @@ def test_full_ring_is_counted(workload: Workload, capture: ProbeCapture) -> None
         assert lost.total == lost.ring_full
         assert one.count() + lost.ring_full == PRIME
         source.close()
+
+
+def test_traced_functions_are_left_with_close(tmp_path_factory: pytest.TempPathFactory) -> None:
+    require_feature("fentry")
+
+    def objects() -> list[str]:
+        links = [str(fd.readlink()) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+        return sorted(link for link in links if "bpf" in link)
+
+    before = objects()
+    probes = ProbeCapture.start(Mode.FENTRY, slots=2, cache=tmp_path_factory.mktemp("cache"))
+    attached = {(one.target, one.function) for one in probes.attachments()}
+    probes.close()
+    probes.canary_source.close()
+    assert ("fexit htab_map_update_elem", "on_update_fexit") in attached
+    assert ("fentry htab_map_delete_elem", "on_delete_fentry") in attached
+    assert (("fexit htab_map_delete_elem", "on_delete_again") in attached) == (
+        kernel_version() >= (5, 12)
+    )
+    assert objects() == before
 
 
 def test_attachments_go_with_close(tmp_path_factory: pytest.TempPathFactory) -> None:

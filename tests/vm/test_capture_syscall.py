@@ -1,4 +1,4 @@
-"""The tests of the system-call part once more, in a guest, with kprobes on the call's entry."""
+"""The tests of writes by bpf(2) once more, in a guest, where the function part is there too."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from tests.integration import test_syscall_capture as host
 from tests.integration.test_syscall_capture import *  # noqa: F403
-from tests.vm.features import require_feature
+from tests.vm.features import FEATURE, require_feature
 
 pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module")  # type: ignore[no-redef]
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
-    """All of mode kprobe, so that a change which both parts report would come twice."""
-    require_feature("kprobes")
+@pytest.fixture(scope="module", params=[Mode.FENTRY, Mode.KPROBE])  # type: ignore[no-redef]
+def capture(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProbeCapture]:
+    """All of a mode, so that a change which both of its parts report would come twice."""
+    require_feature(FEATURE[request.param])
     probes = ProbeCapture.start(
-        Mode.KPROBE, slots=host.SLOTS, cache=tmp_path_factory.mktemp("cache")
+        request.param, slots=host.SLOTS, cache=tmp_path_factory.mktemp("cache")
     )
     yield probes
     probes.close()

@@ -1,4 +1,4 @@
-"""Whole nodes on a kernel with kprobes: what any writer does to one map, another map holds."""
+"""Whole nodes on a kernel with probes: what any writer does to one map, another map holds."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from tests.node_kit import Rig, content, fill, map_name, published, until
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+@pytest.fixture(params=["fentry", "kprobe"])
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server, capture="kprobe")
+        made = Rig(tmp_path, pins, server, capture=request.param)
         try:
             yield made
         finally:
@@ -43,7 +43,7 @@ def test_every_writer_arrives_once(rig: Rig, tmp_path: Path) -> None:
         source = MapEntry(name, churn.loaded.map_pin("churn"), Role.PUBLISH)
         node = rig.node("a", source)
         rig.node("b", rig.entry(name, "b", Role.APPLY))
-        assert node.capture_mode == "kprobe"
+        assert node.capture_mode == rig.capture
         churn.set_writer(0, Writer(first_key=1, keys=1009, operations=31, deletes=301))
         churn.run(0, 101)
         changes = by_system_calls(a)

@@ -1,0 +1,261 @@
+/* SPDX-License-Identifier: Apache-2.0 OR GPL-2.0-only */
+/*
+ * Part of capture.bpf.c: fentry and fexit on the map types' own functions. Unlike programs on
+ * kprobes they also run while the kernel works on a map for bpf(2), so they see every writer, and
+ * in every softirq that interrupts one.
+ *
+ * From Linux 5.12 on a program that is interrupted by its own function is not run again on that
+ * CPU: the kernel refuses the inner call and counts it in recursion_misses. So each fexit program
+ * is there twice. The second copy works only where the first is running on this CPU, which its
+ * per-CPU counter `active` tells: that is how a call looks for which the first was refused. What
+ * both missed is the first one's misses less the second one's steps. Before 5.12 the program is
+ * simply entered again, and one copy suffices.
+ */
+#ifndef MAPBRIDGE_CAPTURE_FENTRY_H
+#define MAPBRIDGE_CAPTURE_FENTRY_H
+
+/* include/linux/preempt.h: an NMI, a hardirq, or a softirq that is being served. Bits from 0x200 on
+ * in the softirq byte only say that softirqs are held off, as in much of a task's own work. */
+#define IN_NMI 0xf00000
+#define IN_HARDIRQ 0x0f0000
+#define IN_SOFTIRQ 0x000100
+
+enum guarded { GUARD_UPDATE, GUARD_DELETE, GUARDS };
+
+/* When an operation began, by where its frame lies. A slot that two frames share keeps the later
+ * one; the other's begin is then unknown, and its record says so. */
+#define BEGINNINGS 64
+struct beginning {
+	u64 frame;
+	u64 entered;
+};
+struct beginnings {
+	struct beginning of[BEGINNINGS];
+};
+BPF_PERCPU_ARRAY(beginnings, struct beginnings, 1);
+
+#define SCRATCHES 4 /* for each CPU */
+BPF_ARRAY(fexit_scratch, struct scratch, MB_CPUS * SCRATCHES);
+
+/* Calls that the second copies took over, by enum guarded. */
+BPF_F_TABLE("array", u32, u64, steps, GUARDS, BPF_F_MMAPABLE);
+
+static __always_inline u32 preempt_count(u32 cpu)
+{
+	u32 count = IN_SOFTIRQ; /* what cannot be read must not pass for an own write */
+
+	READ_KERNEL(count, base_of(cpu) + MB_AT_PREEMPT_COUNT);
+	return count;
+}
+
+/*
+ * Whether an own thread writes by bpf(2). The thread's id alone will not do: a softirq on top of
+ * the thread bears it too. Nor will the two together: a program that the thread makes to run writes
+ * in the same context, but the kernel holds bpf_prog_active only while it serves bpf(2) (and inside
+ * programs on kprobes and classic tracepoints).
+ */
+static __always_inline int is_own(u32 cpu)
+{
+	u32 thread = bpf_get_current_pid_tgid(), active = 0;
+
+	if (!own_threads.lookup(&thread))
+		return 0;
+	if (preempt_count(cpu) & (IN_NMI | IN_HARDIRQ | IN_SOFTIRQ))
+		return 0;
+	READ_KERNEL(active, base_of(cpu) + MB_AT_PROG_ACTIVE);
+	return active != 0;
+}
+
+/* A field by its offset, without a call: the verifier knows the first argument's type. */
+static __always_inline u32 map_id_of(u64 *ctx)
+{
+	u32 id;
+
+	asm volatile("%0 = *(u64 *)(%1 + 0)\n\t%0 = *(u32 *)(%0 + %2)"
+		     : "=&r"(id)
+		     : "r"(ctx), "i"(MB_AT_BPF_MAP_ID));
+	return id;
+}
+
+/* The arguments of one call lie at one place from its entry to its exit, and no other call that is
+ * under way has that place. The difference of two pointers is a number, even to the verifier. */
+static __always_inline u64 frame_of(u64 *ctx, struct beginnings *all)
+{
+	u64 frame = (u64)ctx;
+
+	asm volatile("%0 -= %1" : "+r"(frame) : "r"(all));
+	return frame;
+}
+
+static __always_inline struct beginning *beginning_of(u64 frame, struct beginnings *all)
+{
+	u64 index = ((frame >> 4) ^ (frame >> 10)) & (BEGINNINGS - 1);
+
+	HIDE(index);
+	index &= BEGINNINGS - 1;
+	return &all->of[index];
+}
+
+static __always_inline int note_beginning(u64 *ctx)
+{
+	u32 id = map_id_of(ctx), zero = 0;
+	struct beginnings *all;
+	struct beginning *mine;
+	u64 frame;
+
+	if (!watched.lookup(&id))
+		return 0;
+	all = beginnings.lookup(&zero);
+	if (!all)
+		return 0;
+	frame = frame_of(ctx, all);
+	mine = beginning_of(frame, all);
+	mine->frame = frame;
+	mine->entered = bpf_ktime_get_ns();
+	return 0;
+}
+
+/*
+ * Where the kernel refuses a program that is running already, each of the four has one scratch.
+ * Elsewhere one program interrupts itself, so the scratch is that of the context; up to Linux 5.10
+ * a program holds preemption off, so tasks cannot share one either.
+ */
+static __always_inline struct scratch *scratch_on(u32 cpu, u32 which)
+{
+	u32 place = which;
+
+#ifndef MB_AT_BPF_PROG_ACTIVE
+	u32 count = preempt_count(cpu);
+
+	place = count & IN_NMI ? 3 : count & IN_HARDIRQ ? 2 : count & IN_SOFTIRQ ? 1 : 0;
+#endif
+	place += cpu * SCRATCHES;
+	return fexit_scratch.lookup(&place);
+}
+
+static __always_inline int report(u64 *ctx, u64 values, s64 result, u8 op, u32 which)
+{
+	u32 id = map_id_of(ctx), zero = 0, cpu;
+	struct beginnings *all;
+	volatile struct beginning *mine;
+	struct scratch *scratch;
+	struct watch *watch = watched.lookup(&id);
+	u64 frame, entered;
+
+	if (!watch)
+		return 0;
+	cpu = bpf_get_smp_processor_id();
+	all = beginnings.lookup(&zero);
+	scratch = scratch_on(cpu, which);
+	if (!all || !scratch)
+		return 0;
+	frame = frame_of(ctx, all);
+	mine = beginning_of(frame, all);
+	entered = mine->entered; /* first: whoever overwrites it from now on overwrites the frame too */
+	if (mine->frame == frame)
+		mine->frame = 0;
+	else
+		entered = 0;
+	if ((int)result != 0) /* an int on some kernels, a long on others */
+		return 0;
+	if (is_own(cpu))
+		return 0;
+	scratch->work.entered = entered;
+	scratch->work.left = bpf_ktime_get_ns();
+	scratch->work.keys = ctx[1];
+	scratch->work.values = values;
+	scratch->work.op = op;
+	if (emit(watch, scratch, 1, 0))
+		lose(watch->slot, LOST_FAULT, 1);
+	return 0;
+}
+
+/* (map, key, value, flags) and (map, key); the result stands behind the arguments. */
+#define REPORT_UPDATE(ctx, which) report(ctx, (ctx)[2], (ctx)[4], MAPBRIDGE_UPDATE, which)
+#define REPORT_DELETE(ctx, which) report(ctx, 0, (ctx)[2], MAPBRIDGE_DELETE, which)
+
+int on_update_fentry(u64 *ctx)
+{
+	return note_beginning(ctx);
+}
+
+int on_delete_fentry(u64 *ctx)
+{
+	return note_beginning(ctx);
+}
+
+int on_update_fexit(u64 *ctx)
+{
+	return REPORT_UPDATE(ctx, 0);
+}
+
+int on_delete_fexit(u64 *ctx)
+{
+	return REPORT_DELETE(ctx, 1);
+}
+
+#ifdef MB_AT_BPF_PROG_ACTIVE
+/* The first copies, and where their counters lie. */
+struct guard {
+	u64 active; /* address, less the CPU's base; 0: not learnt */
+	u32 fd;     /* the program, in the process that learns */
+	u32 id;     /* of the program that was found, to check the way by */
+};
+_Static_assert(sizeof(struct guard) == 16, "twin in nesting.py");
+BPF_ARRAY(guards, struct guard, GUARDS);
+
+/* Made to run by a test run of the process that owns the programs. */
+int learn_guards(void *ctx)
+{
+#pragma unroll
+	for (u32 i = 0; i < GUARDS; i++) {
+		u32 index = i;
+		struct guard *guard = guards.lookup(&index);
+		u64 program = 0, aux = 0;
+
+		if (!guard)
+			return 0;
+		program = private_data_of(guard->fd);
+		READ_KERNEL(aux, program + MB_AT_BPF_PROG_AUX);
+		READ_KERNEL(guard->id, aux + MB_AT_BPF_PROG_AUX_ID);
+		READ_KERNEL(guard->active, program + MB_AT_BPF_PROG_ACTIVE);
+	}
+	return 0;
+}
+
+/*
+ * Whether the first copy was refused for this very call: it is running, so it is not its turn.
+ * The counter is an int, or (7.2) a byte for each context.
+ *
+ * Where the kernel preempts tasks inside of it, one that is preempted between its two copies by one
+ * that is in turn preempted inside the first copy is reported twice: the same change once more.
+ */
+static __always_inline int step_in(u32 index)
+{
+	struct guard *guard = guards.lookup(&index);
+	u32 running = 0;
+	u64 *count;
+
+	if (!guard || !guard->active)
+		return 0;
+	READ_KERNEL(running, base_of(bpf_get_smp_processor_id()) + guard->active);
+	if (!running)
+		return 0;
+	count = steps.lookup(&index);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return 1;
+}
+
+int on_update_again(u64 *ctx)
+{
+	return step_in(GUARD_UPDATE) ? REPORT_UPDATE(ctx, 2) : 0;
+}
+
+int on_delete_again(u64 *ctx)
+{
+	return step_in(GUARD_DELETE) ? REPORT_DELETE(ctx, 3) : 0;
+}
+#endif
+
+#endif
