@@ -20,8 +20,6 @@
 #define IN_HARDIRQ 0x0f0000
 #define IN_SOFTIRQ 0x000100
 
-enum guarded { GUARD_UPDATE, GUARD_DELETE, GUARDS };
-
 /* When an operation began, by where its frame lies. A slot that two frames share keeps the later
  * one; the other's begin is then unknown, and its record says so. */
 #define BEGINNINGS 64
@@ -36,9 +34,6 @@ BPF_PERCPU_ARRAY(beginnings, struct beginnings, 1);
 
 #define SCRATCHES 4 /* for each CPU */
 BPF_ARRAY(fexit_scratch, struct scratch, MB_CPUS * SCRATCHES);
-
-/* Calls that the second copies took over, by enum guarded. */
-BPF_F_TABLE("array", u32, u64, steps, GUARDS, BPF_F_MMAPABLE);
 
 static __always_inline u32 preempt_count(u32 cpu)
 {
@@ -195,6 +190,11 @@ int on_delete_fexit(u64 *ctx)
 }
 
 #ifdef MB_AT_BPF_PROG_ACTIVE
+enum guarded { GUARD_UPDATE, GUARD_DELETE, GUARDS };
+
+/* Calls that the second copies took over. */
+BPF_F_TABLE("array", u32, u64, steps, GUARDS, BPF_F_MMAPABLE);
+
 /* The first copies, and where their counters lie. */
 struct guard {
 	u64 active; /* address, less the CPU's base; 0: not learnt */

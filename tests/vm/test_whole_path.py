@@ -22,7 +22,7 @@ from tests.node_kit import Rig, content, fill, map_name, published, until
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 
-@pytest.fixture(params=["fentry", "kprobe"])
+@pytest.fixture
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
         made = Rig(tmp_path, pins, server, capture=request.param)
@@ -32,6 +32,7 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
             made.close()
 
 
+@pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
 def test_every_writer_arrives_once(rig: Rig, tmp_path: Path) -> None:
     """Programs, single and batch system calls; refused operations do not count as changes."""
     with loaded_churn(tmp_path / "cache") as churn:
@@ -82,6 +83,7 @@ def by_system_calls(target: KernelMap) -> int:
     return changes + 103 + len(keys)
 
 
+@pytest.mark.parametrize("rig", ["fentry"], indirect=True)
 def test_both_ways_without_echo(rig: Rig) -> None:
     a, b, name = rig.map("a"), rig.map("b"), map_name()
     node_a = rig.node("a", rig.entry(name, "a", Role.REPLICATE))
