@@ -343,11 +343,13 @@ def test_many_threads(capture: ProbeCapture) -> None:
         for thread in threads:
             thread.join()
         done = 7 * (499 + 503 + 250)
-        # On preemptible kernels a call can go unseen, but not unnoticed.
-        wait_for(lambda: one.count() == done or one.source.losses().unpaired > 0)
+        # On preemptible kernels a call can go unseen, but not unnoticed. More can be counted than
+        # went unseen: it is not known what a program would have reported that did not run.
+        wait_for(lambda: one.count() + one.source.losses().unpaired >= done)
         assert one.count() <= done
-        if one.source.losses().total == 0:
-            one.assert_whole(done)
+        assert one.source.losses().total == one.source.losses().unpaired
+        if one.count() == done:
+            assert one.fold() == one.contents()
 
 
 def test_slots_are_given_back(capture: ProbeCapture) -> None:
