@@ -10,6 +10,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 KERNEL ?= 6.1
 SESSIONS ?= 1009
+CAPTURE ?= kprobe
 ARGS ?=
 
 .PHONY: help
@@ -27,9 +28,9 @@ demo: $(READY) ## two nodes on this machine, one map kept equal (ARGS="..." for 
 	@$(BIN)/mapbridge demo $(ARGS)
 
 .PHONY: demo-vm
-demo-vm: $(READY) ## the same with kprobes, in a virtual machine (KERNEL=6.1)
+demo-vm: $(READY) ## the same in a virtual machine (KERNEL=6.1, CAPTURE=kprobe, SESSIONS=1009)
 	@$(BIN)/python -m tests.vm run --kernel $(KERNEL) -- \
-		$(BIN)/mapbridge demo --sessions $(SESSIONS) $(ARGS)
+		$(BIN)/mapbridge demo --sessions $(SESSIONS) --capture $(CAPTURE) $(ARGS)
 
 .PHONY: test
 test: lint proto-check test-unit test-integration test-vm ## everything; names what was skipped and why
