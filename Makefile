@@ -10,6 +10,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 KERNEL ?= 6.1
 SESSIONS ?= 1009
+SEEDS ?= 500
 CAPTURE ?= kprobe
 ARGS ?=
 
@@ -37,7 +38,11 @@ test: lint proto-check test-unit test-integration test-vm ## everything; names w
 
 .PHONY: test-unit
 test-unit: $(READY) ## unit and property tests, no privileges
-	$(PYTEST) tests/unit tests/property $(ARGS)
+	$(PYTEST) tests/unit tests/property tests/simulation $(ARGS)
+
+.PHONY: simulate
+simulate: $(READY) ## seeded runs of the core with faults (SEEDS=500)
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root

@@ -2,10 +2,14 @@
 
 Invariant: the order of the stream decides. An own change is *pending* from the moment it is
 captured until its message has come back; while a key is pending, changes of others on it are
-skipped, because the own one comes later in the stream and wins everywhere. A key is *dirty* when a
-foreign write and an own change of it overlapped, so that nobody knows which of them the kernel
-kept: when the own message comes back its value is written again. So when writing stops and the
-stream is drained, every replica equals the fold of the stream.
+skipped, because the own one comes later in the stream and wins everywhere. A key is *dirty* when an
+own change of it overlapped a foreign write, another own change or the attaching of the probes, so
+that nobody knows which of them the kernel kept: when the own message comes back its value is
+written again. So when writing stops and the stream is drained, every replica equals the fold of
+the stream.
+
+A node that only publishes writes nothing back: its dirty keys are to be read again and captured as
+own changes (``reread``). No foreign value can stand in its map, so that is always its own.
 
 Judgement happens only in ``judge``, at the hand-over to the writer, and is atomic with ``capture``:
 the owner of a ``Replica`` calls both under one lock. While nothing is pending and no key is dirty,
@@ -24,6 +28,7 @@ import numpy.typing as npt
 from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import KeySet, last_rows
 from bridge.core.origins import OriginTracker
+from bridge.core.overlaps import Overlaps
 from bridge.core.touches import FOREVER, Touch, Touches
 from bridge.core.unwritten import Unwritten
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
@@ -57,16 +62,20 @@ class Replica:
         publishes: bool,
         applies: bool,
         fingerprints: Fingerprints | None = None,  # only where scans are compared with the fold
+        rereads: bool = False,  # the owner asks ``reread``, on a node that only publishes
     ) -> None:
         self.origin = origin
         self.captured = 0  # own changes so far: the last own sequence
         self._publishes = publishes
         self._applies = applies
+        self._rereads = rereads and not applies
         self._fingerprints = fingerprints
         self._pending: deque[_Pending] = deque()
         self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
         self._dirty: set[bytes] = set()
         self._touches = Touches()
+        self._overlaps = Overlaps()
+        self._floor = 0
         self._origins = OriginTracker()
         self._scan_began: int | None = None
         self._drained = FOREVER
@@ -97,15 +106,39 @@ class Replica:
             self._fingerprints.note(batch)
         # An eviction says nothing of what the key should be: it is no reason to skip others.
         batch = _without_evictions(batch)
-        if not self._applies or not len(batch):
+        if not len(batch) or not (self._applies or self._rereads):
             return
-        self._full.drop(batch.keys)
-        self._blocked.drop(batch.keys)
-        self._pending.append(_Pending(self.captured, batch.keys))
-        self._pending_keys = None
-        doubtful = self._touches.doubts(batch.keys, batch.entered)
+        if self._applies:
+            self._full.drop(batch.keys)
+            self._blocked.drop(batch.keys)
+            self._pending.append(_Pending(self.captured, batch.keys))
+            self._pending_keys = None
+        doubtful = self._doubts(batch)
         if doubtful is not None or self._dirty:
             self._mark(batch.keys, doubtful)
+
+    def attached(self) -> None:
+        """Operations older than the probes may still be going on, and will not be recorded.
+
+        All own changes are in doubt until ``settled``; the owner judges and scans only after it.
+        """
+        self._floor = FOREVER
+
+    def settled(self, now: int) -> None:
+        """Every operation that is older than the probes had ended by ``now``."""
+        self._floor = now
+
+    def reread(self, keys_max: int) -> U8 | None:
+        """Keys whose value in the map is to be captured again; only where nothing is applied.
+
+        To be called with the lock held; the reading itself needs none. What is read counts as an
+        own change that began before the reading and left after it, so a change that overlaps it
+        puts the key in doubt once more.
+        """
+        if self._applies or not self._dirty:
+            return None
+        taken = [self._dirty.pop() for _ in range(min(keys_max, len(self._dirty)))]
+        return np.frombuffer(b"".join(taken), np.uint8).reshape(len(taken), -1)
 
     def begin_scan(self, now: int) -> None:
         """The map is about to be read. At most one scan is open; ``compare`` ends it."""
@@ -118,7 +151,7 @@ class Replica:
         """
         assert self._fingerprints is not None, "scans are not compared for this map"
         assert self._scan_began is not None, "no scan is open"
-        doubtful = self._touches.since(self._scan_began, self._blocked.keys)
+        doubtful = self._touches.since(self._scan_began, self._unsure(self._scan_began))
         self._scan_began = None
         return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
 
@@ -181,6 +214,26 @@ class Replica:
         """Writes that the kernel did not take before, at most ``rows_max``."""
         batch = self._blocked.take(rows_max) or self._full.take(rows_max)
         return Verdict(batch, self._begin(batch), 0, 0, 0, 0)
+
+    def _doubts(self, batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
+        marks = [
+            self._touches.doubts(batch.keys, batch.entered),
+            self._overlaps.add(batch.keys, batch.entered, batch.left),
+            batch.entered <= np.uint64(self._floor) if self._floor else None,
+        ]
+        found = [mark for mark in marks if mark is not None and mark.any()]
+        return np.logical_or.reduce(found) if found else None
+
+    def _unsure(self, began: int) -> U8 | None:
+        """Keys of which a scan that began then says nothing, whatever the bridge wrote."""
+        parts = self._overlaps.since(began)
+        if self._blocked.keys is not None:
+            parts.append(self._blocked.keys)
+        if self._dirty:
+            parts.append(
+                np.frombuffer(b"".join(self._dirty), np.uint8).reshape(len(self._dirty), -1)
+            )
+        return np.concatenate(parts) if parts else None
 
     def _begin(self, writes: DeltaBatch | None) -> Touch | None:
         if writes is None or not self._publishes:
