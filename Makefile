@@ -11,6 +11,7 @@ PYTEST := $(BIN)/python -m pytest
 KERNEL ?= 6.1
 SESSIONS ?= 1009
 SEEDS ?= 500
+ROUNDS ?= 9
 CAPTURE ?= kprobe
 ARGS ?=
 
@@ -43,6 +44,10 @@ test-unit: $(READY) ## unit and property tests, no privileges
 .PHONY: simulate
 simulate: $(READY) ## seeded runs of the core with faults (SEEDS=500)
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) $(ARGS)
+
+.PHONY: chaos
+chaos: $(READY) ## three nodes, three servers, load and a fault a round (ROUNDS=9)
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root

@@ -58,6 +58,7 @@ class NodeProcess:
         broker_url: str,
         maps: Sequence[MapEntry],
         capture: str = "auto",
+        replicas: int = 1,
     ) -> None:
         self.name = name
         self.map_name = maps[0].name
@@ -68,7 +69,7 @@ class NodeProcess:
         self.config_path.write_text(
             f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
             f'state_dir = "{self.state_directory}"\n\n'
-            f'[broker]\nurl = "{broker_url}"\n\n'
+            f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n\n'
             f'[capture]\nmode = "{capture}"\n\n' + "\n".join(entry.toml() for entry in maps)
         )
         command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]

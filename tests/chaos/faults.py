@@ -1,0 +1,171 @@
+"""What is done to a running cluster, one fault at a time, and undone again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from bridge.bench.churn import LOSSES, MAP, RING
+from bridge.model import Role
+from bridge.rig.compare import read_entries
+from bridge.rig.nodes import CLUSTER, MapEntry, NodeProcess
+from bridge.wire.subjects import stream_name
+from tests.chaos.load import Load
+from tests.chaos.servers import Server, ServerCluster
+
+SETTLE_SECONDS_MAX = 120.0
+
+
+@dataclass(slots=True)
+class Stage:
+    """Everything that faults act on."""
+
+    directory: Path
+    cluster: ServerCluster
+    loads: list[Load]
+    nodes: list[NodeProcess] = field(default_factory=list)
+    until_equal: Callable[[], bool] = lambda: True
+
+    def start_node(self, number: int) -> NodeProcess:
+        loaded = self.loads[number].churn.loaded
+        emit = (loaded.map_pin(RING), loaded.map_pin(LOSSES))
+        return NodeProcess(
+            f"n{number + 1}",
+            self.directory,
+            broker_url=self.cluster.url,
+            replicas=3,
+            maps=[MapEntry(MAP, loaded.map_pin(MAP), Role.REPLICATE, emit)],
+        )
+
+    def restart_node(self, number: int) -> None:
+        self.nodes[number] = self.start_node(number)
+        self.nodes[number].await_running()
+
+
+Fault = Callable[[Stage, random.Random, float], contextlib.AbstractContextManager[str]]
+
+
+@contextlib.contextmanager
+def bridge_killed(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """SIGKILL; its programs go on writing, and it starts again."""
+    number = chance.randrange(len(stage.nodes))
+    _kill(stage.nodes[number])
+    yield stage.nodes[number].name
+    stage.restart_node(number)
+
+
+@contextlib.contextmanager
+def node_wiped(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """The node is gone with the contents of its map, as after a reboot.
+
+    What only it knew is gone with it, so its programs rest until everything is on the stream.
+    """
+    number = chance.randrange(len(stage.nodes))
+    for load in stage.loads:
+        load.stop()
+    assert stage.until_equal(), "the cluster was not at rest before its node was wiped"
+    _kill(stage.nodes[number])
+    wiped = stage.loads[number].churn.loaded.map(MAP)
+    keys, _ = read_entries(wiped)
+    for key in np.ascontiguousarray(keys):
+        wiped.delete(key.tobytes())
+    for other, load in enumerate(stage.loads):
+        if other != number:
+            load.start()
+    yield stage.nodes[number].name
+    stage.restart_node(number)
+
+
+@contextlib.contextmanager
+def bridge_paused(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """SIGSTOP: alive, connected, silent."""
+    node = chance.choice(stage.nodes)
+    node.process.send_signal(signal.SIGSTOP)
+    yield node.name
+    node.process.send_signal(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def server_killed(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    with _killed(stage, chance.choice(stage.cluster.servers)) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def leader_killed(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """The server that leads the stream."""
+    leader = stage.cluster.leader(stream_name(CLUSTER))
+    with _killed(stage, leader or chance.choice(stage.cluster.servers)) as name:
+        yield name
+
+
+@contextlib.contextmanager
+def server_paused(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    server = chance.choice(stage.cluster.servers)
+    server.send(signal.SIGSTOP)
+    yield server.name
+    server.send(signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def server_cut(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """A server loses clients and peers alike."""
+    server = chance.choice(stage.cluster.servers)
+    server.link(up=False)
+    yield server.name
+    server.link(up=True)
+
+
+@contextlib.contextmanager
+def quorum_cut(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """Two of three: nothing can be stored until they are back."""
+    servers = chance.sample(stage.cluster.servers, 2)
+    for server in servers:
+        server.link(up=False)
+    yield " ".join(server.name for server in servers)
+    for server in servers:
+        server.link(up=True)
+
+
+@contextlib.contextmanager
+def disk_filled(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """A server that cannot store gives JetStream up until it is started again."""
+    server = chance.choice(stage.cluster.servers)
+    server.fill()
+    yield server.name
+    server.free()
+    server.send(signal.SIGKILL)
+    server.start()
+
+
+FAULTS: dict[str, Fault] = {
+    "bridge killed": bridge_killed,
+    "node wiped": node_wiped,
+    "bridge paused": bridge_paused,
+    "server killed": server_killed,
+    "stream leader killed": leader_killed,
+    "server paused": server_paused,
+    "server cut off": server_cut,
+    "quorum cut off": quorum_cut,
+    "disk full": disk_filled,
+}
+
+
+@contextlib.contextmanager
+def _killed(stage: Stage, server: Server) -> Iterator[str]:
+    server.send(signal.SIGKILL)
+    yield server.name
+    server.start()
+
+
+def _kill(node: NodeProcess) -> None:
+    node.process.kill()
+    node.process.wait()
+    time.sleep(0.1)  # until the kernel has let go of what the process held
