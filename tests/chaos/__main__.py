@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bridge.bench.churn import loaded_churn
+from bridge.bench.churn import MAP, loaded_churn
 from bridge.errors import BridgeError
 from bridge.kernel.objects import default_cache
 from bridge.rig.claim import Claim, reap_leftovers
+from bridge.rig.compare import compare
 from tests.chaos.faults import FAULTS, SETTLE_SECONDS_MAX, Stage
 from tests.chaos.load import Load, Verdict, judge
 from tests.chaos.servers import ServerCluster
@@ -110,6 +111,8 @@ def _play(stage: Stage, number: int, name: str, chance: random.Random) -> Round:
         load.stop()
     verdict = _settle(stage)
     resync = time.monotonic() - ended
+    if not verdict.good:
+        _explain(stage)
     stage.cluster.await_healthy()
     for node in stage.nodes:
         node.status()  # raises when it has ended
@@ -131,6 +134,17 @@ def _settle(stage: Stage) -> Verdict:
     while not (verdict := judge(stage.loads)).good and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return verdict
+
+
+def _explain(stage: Stage) -> None:
+    """Which keys differ, and what the nodes say of themselves."""
+    maps = [load.churn.loaded.map(MAP) for load in stage.loads]
+    keys = {e.key for other in maps[1:] for e in compare(maps[0], other).examples}
+    for key in sorted(keys):
+        held = [kernel_map.lookup(key) for kernel_map in maps]
+        print(f"differs: {key.hex()}: {[v and v.hex() for v in held]}", file=sys.stderr)
+    for node in stage.nodes:
+        print(json.dumps({node.name: node.map_status()}), file=sys.stderr)
 
 
 def _line(done: Round) -> str:
