@@ -63,6 +63,10 @@ class ApplyTarget:
     counters: ApplyCounters = field(default_factory=ApplyCounters)
     delays: DelayHistogram = field(default_factory=DelayHistogram)
     retry_at: float = math.inf  # on time.monotonic
+    # The map lived on while the bridge was away: nothing is written until all of the stream has
+    # been judged. Whoever reads the stream sets ``caught_up`` then, the writer thread ends it.
+    rejoining: bool = False
+    caught_up: bool = False
 
 
 class Applier:
@@ -121,6 +125,8 @@ class Applier:
                     return
                 now = time.monotonic()
                 for target in list(self._targets.values()):
+                    if target.rejoining and target.caught_up:
+                        self._rejoin(target)
                     if target.retry_at <= now:
                         self._retry(target)
         except BaseException as failure:  # noqa: BLE001 - handed to the owner
@@ -131,9 +137,10 @@ class Applier:
         target = self._targets.get(name)
         if target is None:  # the map went away while its messages waited
             return
-        deltas = self._fitting(target, arrivals)
+        fitting = self._fitting(target, arrivals)
+        deltas = [arrival.delta for arrival in fitting]
         with target.lock:
-            verdict = target.replica.judge(deltas)
+            verdict = target.replica.judge(deltas, [arrival.sequence for arrival in fitting])
         if verdict.writes is not None:
             written = self._write(target, verdict.writes, verdict.touch)
             target.counters.refused += len(written.full or ())
@@ -141,7 +148,14 @@ class Applier:
         if deltas and verdict.changes:
             _measure(target, deltas)
 
-    def _fitting(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> list[Delta]:
+    def _rejoin(self, target: ApplyTarget) -> None:
+        with target.lock:
+            verdict = target.replica.rejoined()
+        if verdict.writes is not None:
+            self._write(target, verdict.writes, verdict.touch)
+        target.rejoining = False
+
+    def _fitting(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> list[Arrival]:
         """Messages whose sizes are the map's; the others are counted and named once."""
         fitting = []
         for arrival in arrivals:
@@ -154,7 +168,7 @@ class Applier:
                 target.counters.rejected += 1
                 self._report_once(target.name, error)
             else:
-                fitting.append(delta)
+                fitting.append(arrival)
         return fitting
 
     def _retry(self, target: ApplyTarget) -> None:

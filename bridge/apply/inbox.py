@@ -91,6 +91,11 @@ class Inbox:
             self._loop.call_soon_threadsafe(self._room.set)
         return name, queue[:taken]
 
+    def wake(self) -> None:
+        """Let ``take`` return without waiting once, though there may be nothing to take."""
+        with self._lock:
+            self._filled.notify()
+
     def close(self) -> None:
         """Let ``take`` return without waiting; what is inside can still be taken."""
         with self._lock:

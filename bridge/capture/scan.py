@@ -8,7 +8,7 @@ chunk of the scan is handed on *before* the records that are drained after it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -73,11 +73,7 @@ class SweepSource:
         self._comparison.begin_scan(began)
         chunks = list(self._map.scan())
         ended = _ktime_ns()
-        keys = np.concatenate([k for k, _ in chunks] or [np.zeros((0, info.key_size), np.uint8)])
-        values = np.concatenate(
-            [v for _, v in chunks] or [np.zeros((0, info.value_size), np.uint8)]
-        )
-        found = self._comparison.compare(keys, values, complete=True)
+        found = compare_whole(chunks, info, self._comparison)
         cause = Cause.CHANGE if self.sweeps else Cause.SCAN
         self.sweeps += 1
         self.sweep_seconds = (_ktime_ns() - began) / 1e9
@@ -95,6 +91,8 @@ class StartupScan:
     """A ring's source that also publishes, chunk by chunk, what the map held at the start.
 
     ``comparison`` leaves out what the stream says already; ``None`` publishes every entry.
+    ``complete``: the map lived on while nobody looked, so what it lacks was deleted. The whole is
+    then compared at once, when its last chunk has been read.
     """
 
     def __init__(
@@ -105,8 +103,13 @@ class StartupScan:
         ready: Callable[[], bool],
         comparison: Comparison | None,
         finished: Callable[[], None],
+        complete: bool = False,
     ) -> None:
         self._inner = inner
+        self._complete = complete
+        self._read: list[tuple[U8, U8]] = []
+        self._whole: Comparison | None = None  # what to compare the whole with, once it is read
+        self._began = 0
         self._map = target
         self._ready = ready
         self._comparison = comparison
@@ -126,6 +129,8 @@ class StartupScan:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+        if self._whole is not None:
+            return self._compare_whole(self._whole)
         asked = _ktime_ns()
         batches = self._inner.drain()
         if not batches and self._comparison is not None:
@@ -139,6 +144,8 @@ class StartupScan:
         return batches
 
     def _next_chunk(self) -> list[DeltaBatch]:
+        if self._complete and self._comparison is not None:
+            return self._next_of_whole(self._comparison)
         if self._chunks is None:
             self._chunks = self._map.scan()
         began = _ktime_ns()
@@ -158,11 +165,43 @@ class StartupScan:
         found = self._comparison.compare(keys, values, complete=False)
         return _as_batches(found, self._map.info, began, ended, Cause.SCAN)
 
+    def _next_of_whole(self, comparison: Comparison) -> list[DeltaBatch]:
+        if self._chunks is None:
+            self._chunks, self._read, self._began = self._map.scan(), [], _ktime_ns()
+            comparison.begin_scan(self._began)
+        chunk = next(self._chunks, None)
+        if chunk is not None:
+            self._read.append(chunk)
+            return []
+        self._chunks, self._whole = None, comparison
+        return []
+
+    def _compare_whole(self, comparison: Comparison) -> list[DeltaBatch]:
+        """Compare before the next records are drained.
+
+        Those drained so far have all been captured, and keys that they changed since the scan began
+        are left out. A record that was drained and not captured yet would be taken for older
+        than what the scan had read before it happened.
+        """
+        found = compare_whole(self._read, self._map.info, comparison)
+        self._done, self._whole, self._read = True, None, []
+        self._finished()
+        return _as_batches(found, self._map.info, self._began, _ktime_ns(), Cause.SCAN)
+
     def losses(self) -> Losses:
         return self._inner.losses()
 
     def close(self) -> None:
         self._inner.close()
+
+
+def compare_whole(
+    chunks: Sequence[tuple[U8, U8]], info: MapInfo, comparison: Comparison
+) -> Differences:
+    """Compare the chunks of a whole scan, which ``comparison`` has been told of."""
+    keys = [np.zeros((0, info.key_size), np.uint8), *(k for k, _ in chunks)]
+    values = [np.zeros((0, info.value_size), np.uint8), *(v for _, v in chunks)]
+    return comparison.compare(np.concatenate(keys), np.concatenate(values), complete=True)
 
 
 def _as_batches(

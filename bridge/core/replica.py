@@ -29,6 +29,7 @@ from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import KeySet, last_rows
 from bridge.core.origins import OriginTracker
 from bridge.core.overlaps import Overlaps
+from bridge.core.rejoin import Rejoin
 from bridge.core.touches import FOREVER, Touch, Touches
 from bridge.core.unwritten import Unwritten
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
@@ -81,6 +82,7 @@ class Replica:
         self._drained = FOREVER
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
+        self._rejoin: Rejoin | None = None
 
     @property
     def pending_rows(self) -> int:
@@ -174,16 +176,42 @@ class Replica:
             watermark = min(watermark, self._scan_began - 1)
         self._touches.forget(watermark)
 
-    def judge(self, deltas: Sequence[Delta]) -> Verdict:
-        """Messages in stream order; several at once are folded to one write per key."""
+    def rejoin(self, saved: int) -> None:
+        """The map lived on since the stream's position ``saved`` had been applied to it.
+
+        Until ``rejoined`` nothing is written. To be called before the first judgement.
+        """
+        self._rejoin = Rejoin(saved)
+
+    def rejoined(self) -> Verdict:
+        """All of the stream has been judged: what the map has to take from it."""
+        assert self._rejoin is not None, "the map did not rejoin"
+        writes, self._rejoin = self._rejoin.finish(), None
+        if writes is not None:
+            writes = self._without_pending(writes)  # captured since
+        if writes is None or not len(writes):
+            return Verdict(None, None, 0, 0, 0, 0)
+        return Verdict(writes, self._begin(writes), 0, 0, 0, 0)
+
+    def judge(self, deltas: Sequence[Delta], sequences: Sequence[int] = ()) -> Verdict:
+        """Messages in stream order; several at once are folded to one write per key.
+
+        ``sequences``: their places in the stream, which only a map that rejoins needs.
+        """
         kept: list[DeltaBatch] = []
         changes = superseded = duplicates = missed = 0
-        for delta in deltas:
+        for number, delta in enumerate(deltas):
             admission = self._origins.admit(delta)
             duplicates += admission.first_row
             missed += admission.missed
             if delta.origin == self.origin:
-                kept.extend(self._observe(delta))
+                again = self._observe(delta)
+                if self._rejoin is not None:
+                    self._rejoin.note(sequences[number], delta.batch, foreign=False)
+                    for batch in again:
+                        self._rejoin.note(sequences[number], batch, foreign=True)
+                    continue
+                kept.extend(again)
                 continue
             batch = delta.batch
             if admission.first_row:
@@ -192,7 +220,12 @@ class Replica:
             free = self._without_pending(batch)
             superseded += len(batch) - len(free)
             free = _without_evictions(free)
-            if len(free):
+            if self._rejoin is not None:
+                foreign = delta.origin.node != self.origin.node
+                self._rejoin.note(sequences[number], free, foreign=foreign)
+                if self._fingerprints is not None:
+                    self._fingerprints.note(free)
+            elif len(free):
                 kept.append(free)
         writes = _fold(kept)
         if writes is not None:

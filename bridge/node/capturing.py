@@ -72,15 +72,30 @@ class Capturing:
         return no_probes or judge(info).support is Support.SWEEP
 
     def add(
-        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
+        self,
+        entry: MapConfig,
+        target: KernelMap,
+        lane: Lane,
+        ready: Callable[[], bool],
+        *,
+        rejoins: bool = False,
     ) -> None:
-        """Capture a map into its lane. ``ready``: the stream has been read to its end."""
+        """Capture a map into its lane. ``ready``: the stream has been read to its end.
+
+        ``rejoins``: the map was bridged before, so what it lacks now was deleted meanwhile.
+        """
         with self._changing:
             if not self._closed:
-                self._add(entry, target, lane, ready)
+                self._add(entry, target, lane, ready, rejoins=rejoins)
 
     def _add(
-        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
+        self,
+        entry: MapConfig,
+        target: KernelMap,
+        lane: Lane,
+        ready: Callable[[], bool],
+        *,
+        rejoins: bool,
     ) -> None:
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
@@ -93,6 +108,7 @@ class Capturing:
             ready=ready,
             comparison=lane if entry.role.applies else None,
             finished=lane.end_scans,
+            complete=rejoins,
         )
         self._register(entry.name, source, lane)
         self._rings.add(source, lane.sink)

@@ -22,6 +22,7 @@ from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
+from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
 from bridge.node.worker import MapWorker, Services
@@ -67,6 +68,7 @@ class Node:
         self._inbox: Inbox | None = None
         self._workers: list[MapWorker] = []
         self._capturing = Capturing(config, self._source_failed)
+        self._positions = Positions(state)
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -95,6 +97,7 @@ class Node:
             applier=applier,
             report=self._report,
             outbox_bytes=self._config.limits.outbox_bytes,
+            positions=self._positions,
         )
         self._workers = [MapWorker(entry, services) for entry in self._config.maps]
         return applier
@@ -139,6 +142,7 @@ class Node:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
+            self._save_positions()
             for worker in self._workers:
                 await worker.close()
 
@@ -161,6 +165,7 @@ class Node:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
         while True:
             self._write_status()
+            self._save_positions()
             for worker in self._workers:
                 worker.report_losses()
             self._capturing.check()
@@ -172,6 +177,14 @@ class Node:
                     hint=f"see {self._embedded.log_path}",
                 )
             await asyncio.sleep(STATUS_SECONDS)
+
+    def _save_positions(self) -> None:
+        for worker in self._workers:
+            worker.save_position()
+        try:
+            self._positions.save()
+        except OSError as error:
+            self._report.warn_once(f"positions cannot be saved: {error}")
 
     def _write_status(self) -> None:
         """A full disk must not end replication."""

@@ -23,6 +23,7 @@ from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.lane import Lane
+from bridge.node.positions import Positions
 from bridge.node.report import Report
 
 SEARCH_SECONDS = 0.5
@@ -67,6 +68,7 @@ class Services:
     applier: Applier
     report: Report
     outbox_bytes: int
+    positions: Positions
 
 
 @dataclass(slots=True)
@@ -80,6 +82,7 @@ class _Parts:
     publishing: asyncio.Task[None] | None = None
     subscription: Subscription | None = None
     handed: int = 0  # stream sequence of the last message on its way to the writer thread
+    log: str = ""  # id of the log that is read
 
 
 @dataclass(slots=True)
@@ -99,7 +102,7 @@ class MapWorker:
             async with asyncio.TaskGroup() as tasks:
                 self.state = MapState.JOINING
                 if self.config.role.applies:
-                    self._start_applying(parts, tasks)
+                    await self._start_applying(parts, tasks)
                 if self.config.role.publishes:
                     await self._start_publishing(parts, tasks)
                 while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
@@ -206,15 +209,45 @@ class MapWorker:
             outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
         return _Parts(kernel_map, Lane(replica, outbox))
 
-    def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+    async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         parts.target = ApplyTarget(
             self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
         )
+        await self._recall(parts, parts.target)
         self.services.applier.add(parts.target)
         parts.subscription = self.services.bus.subscribe(
-            self.services.cluster, [self.config.name], Position(0)
+            self.services.cluster, [self.config.name], Position(0), log_id=parts.log
         )
         tasks.create_task(self._consume(parts, parts.subscription))
+
+    async def _recall(self, parts: _Parts, target: ApplyTarget) -> None:
+        """Find out whether this very map was bridged before, and how far it had come.
+
+        A map that only applies is loaded as a whole each time: nothing in it is its own.
+        """
+        log = await self.services.bus.log_state(self.services.cluster)
+        parts.log = log.id
+        saved = self.services.positions.of(self.config.name, parts.map.info.id, log.id)
+        if saved is None or saved > log.last or not self.config.role.publishes:
+            return
+        parts.lane.replica.rejoin(saved)
+        target.rejoining = True
+        self.services.report.say(
+            "the map lived on: it takes what others changed, and publishes what changed here",
+            map=self.config.name,
+            position=saved,
+        )
+
+    def save_position(self) -> None:
+        """Note how far the map has come, unless changes wait that the kernel did not take."""
+        parts = self._parts
+        if parts is None or parts.target is None or parts.target.rejoining:
+            return
+        counters = parts.target.counters
+        if self.state != MapState.JOINING and not counters.unwritten and counters.sequence:
+            self.services.positions.note(
+                self.config.name, parts.map.info.id, parts.log, counters.sequence
+            )
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
@@ -227,7 +260,12 @@ class MapWorker:
         )
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
-            self.services.capturing.add, self.config, parts.map, parts.lane, self._caught_up
+            self.services.capturing.add,
+            self.config,
+            parts.map,
+            parts.lane,
+            self._caught_up,
+            rejoins=parts.target is not None and parts.target.rejoining,
         )
 
     async def _consume(self, parts: _Parts, subscription: Subscription) -> None:
@@ -260,7 +298,12 @@ class MapWorker:
             return True
         # In this order: a message that is just being handed over has left ``pending`` already.
         nothing_pending = parts.subscription.pending == 0
-        return nothing_pending and parts.target.counters.sequence >= parts.handed
+        if not nothing_pending or parts.target.counters.sequence < parts.handed:
+            return False
+        if parts.target.rejoining and not parts.target.caught_up:
+            parts.target.caught_up = True
+            self.services.inbox.wake()
+        return not parts.target.rejoining
 
     def report_losses(self) -> None:
         """Warn when changes were lost since the last call."""
