@@ -14,6 +14,7 @@ import numpy as np
 
 from bridge.bench.churn import LOSSES, MAP, RING
 from bridge.model import Role
+from bridge.node.positions import FILE as POSITIONS
 from bridge.rig.compare import read_entries
 from bridge.rig.nodes import CLUSTER, MapEntry, NodeProcess
 from bridge.wire.subjects import stream_name
@@ -63,7 +64,7 @@ def bridge_killed(stage: Stage, chance: random.Random, seconds: float) -> Iterat
 
 @contextlib.contextmanager
 def node_wiped(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
-    """The node is gone with the contents of its map, as after a reboot.
+    """Another machine takes the node's place: neither map nor state directory has survived.
 
     What only it knew is gone with it, so its programs rest until everything is on the stream.
     """
@@ -76,6 +77,7 @@ def node_wiped(stage: Stage, chance: random.Random, seconds: float) -> Iterator[
     keys, _ = read_entries(wiped)
     for key in np.ascontiguousarray(keys):
         wiped.delete(key.tobytes())
+    (stage.nodes[number].state_directory / POSITIONS).unlink(missing_ok=True)
     for other, load in enumerate(stage.loads):
         if other != number:
             load.start()
