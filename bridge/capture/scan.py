@@ -1,4 +1,4 @@
-"""Reading a map's contents: once at the start behind the probes, or again and again as a sweep.
+"""Reading a map's contents: behind the probes at the start and after losses, or again and again.
 
 Order matters more than speed here. An operation is recorded after it has happened, so whatever a
 scan saw of an operation is confirmed or overtaken by that operation's own record, provided that a
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from bridge.errors import BridgeError
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
+REPAIR_POLL_SECONDS = 0.25  # until a repair that was asked for begins
 
 
 class Scannable(Protocol):
@@ -87,12 +89,23 @@ class SweepSource:
         return None
 
 
-class StartupScan:
-    """A ring's source that also publishes, chunk by chunk, what the map held at the start.
+@dataclass(slots=True)
+class _Whole:
+    """A scan that is compared at once, when its last chunk has been read."""
 
-    ``comparison`` leaves out what the stream says already; ``None`` publishes every entry.
-    ``complete``: the map lived on while nobody looked, so what it lacks was deleted. The whole is
-    then compared at once, when its last chunk has been read.
+    cause: Cause
+    began: int
+    chunks: Iterator[tuple[U8, U8]]
+    read: list[tuple[U8, U8]] = field(default_factory=list)
+    ended: bool = False
+
+
+class ScannedSource:
+    """A ring's source that also reads the map: what it held at the start, and again after losses.
+
+    ``comparison`` knows what the stream says; ``publishes_all``: every entry is published at the
+    start all the same. ``rejoins``: the map lived on while nobody looked, so what it lacks at the
+    start was deleted. A whole map that is compared is held in memory until it has been.
     """
 
     def __init__(
@@ -101,98 +114,121 @@ class StartupScan:
         target: Scannable,
         *,
         ready: Callable[[], bool],
-        comparison: Comparison | None,
-        finished: Callable[[], None],
-        complete: bool = False,
+        comparison: Comparison,
+        publishes_all: bool = False,
+        rejoins: bool = False,
     ) -> None:
         self._inner = inner
-        self._complete = complete
-        self._read: list[tuple[U8, U8]] = []
-        self._whole: Comparison | None = None  # what to compare the whole with, once it is read
-        self._began = 0
         self._map = target
         self._ready = ready
         self._comparison = comparison
-        self._finished = finished
+        self._publishes_all = publishes_all
+        self._rejoins = rejoins
         self._chunks: Iterator[tuple[U8, U8]] | None = None
-        self._done = False
+        self._whole: _Whole | None = None
+        self._started = False
+        self._wanted = False
         self._failure: BridgeError | None = None
+        self.repairs = 0  # finished
+        self.repair_seconds = 0.0  # of the last one
+        self.deferred = 0  # keys that the last one had to leave out, as the bridge wrote them
 
     def fileno(self) -> int | None:
         return self._inner.fileno()
 
     @property
     def interval(self) -> float:
-        return self._inner.interval if self._done else SCAN_POLL_SECONDS
+        busy = not self._started or self._whole is not None
+        return SCAN_POLL_SECONDS if busy else min(self._inner.interval, REPAIR_POLL_SECONDS)
+
+    @property
+    def started(self) -> bool:
+        """Whether the scan at the start is at its end."""
+        return self._started
+
+    @property
+    def repairing(self) -> bool:
+        """Whether a repair was asked for that is not finished."""
+        return self._wanted or (self._whole is not None and self._whole.cause is Cause.REPAIR)
+
+    def repair(self) -> None:
+        """Something was lost: compare the whole map with the stream, soon. From any thread."""
+        self._wanted = True
 
     def drain(self) -> list[DeltaBatch]:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        if self._whole is not None:
-            return self._compare_whole(self._whole)
+        if self._whole is not None and self._whole.ended:
+            return self._compare(self._whole)
         asked = _ktime_ns()
         batches = self._inner.drain()
-        if not batches and self._comparison is not None:
+        if not batches:
             self._comparison.drained(asked)
-        if not self._done and self._ready():
+        if (not self._started or self._wanted or self._whole is not None) and self._ready():
             try:
-                batches.extend(self._next_chunk())
+                batches.extend(self._step())
             except BridgeError as error:
                 # What was drained must not go down with it: told next time, then begun anew.
-                self._chunks, self._failure = None, error
+                self._wanted |= self.repairing
+                self._chunks, self._whole, self._failure = None, None, error
         return batches
-
-    def _next_chunk(self) -> list[DeltaBatch]:
-        if self._complete and self._comparison is not None:
-            return self._next_of_whole(self._comparison)
-        if self._chunks is None:
-            self._chunks = self._map.scan()
-        began = _ktime_ns()
-        if self._comparison is not None:
-            self._comparison.begin_scan(began)
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            self._done, self._chunks = True, None
-            self._finished()
-            return []
-        keys, values = chunk
-        ended = _ktime_ns()
-        if self._comparison is None:
-            return [
-                DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
-            ]
-        found = self._comparison.compare(keys, values, complete=False)
-        return _as_batches(found, self._map.info, began, ended, Cause.SCAN)
-
-    def _next_of_whole(self, comparison: Comparison) -> list[DeltaBatch]:
-        if self._chunks is None:
-            self._chunks, self._read, self._began = self._map.scan(), [], _ktime_ns()
-            comparison.begin_scan(self._began)
-        chunk = next(self._chunks, None)
-        if chunk is not None:
-            self._read.append(chunk)
-            return []
-        self._chunks, self._whole = None, comparison
-        return []
-
-    def _compare_whole(self, comparison: Comparison) -> list[DeltaBatch]:
-        """Compare before the next records are drained.
-
-        Those drained so far have all been captured, and keys that they changed since the scan began
-        are left out. A record that was drained and not captured yet would be taken for older
-        than what the scan had read before it happened.
-        """
-        found = compare_whole(self._read, self._map.info, comparison)
-        self._done, self._whole, self._read = True, None, []
-        self._finished()
-        return _as_batches(found, self._map.info, self._began, _ktime_ns(), Cause.SCAN)
 
     def losses(self) -> Losses:
         return self._inner.losses()
 
     def close(self) -> None:
         self._inner.close()
+
+    def _step(self) -> list[DeltaBatch]:
+        if self._whole is None and not self._started and not self._rejoins:
+            return self._next_chunk()
+        if self._whole is None:
+            cause = Cause.REPAIR if self._started else Cause.SCAN
+            self._wanted &= not self._started
+            self._whole = _Whole(cause, _ktime_ns(), self._map.scan())
+            self._comparison.begin_scan(self._whole.began)
+        chunk = next(self._whole.chunks, None)
+        if chunk is not None:
+            self._whole.read.append(chunk)
+        else:
+            self._whole.ended = True
+        return []
+
+    def _next_chunk(self) -> list[DeltaBatch]:
+        if self._chunks is None:
+            self._chunks = self._map.scan()
+        began = _ktime_ns()
+        if not self._publishes_all:
+            self._comparison.begin_scan(began)
+        chunk = next(self._chunks, None)
+        if chunk is None:
+            self._started, self._chunks = True, None
+            return []
+        keys, values = chunk
+        ended = _ktime_ns()
+        if self._publishes_all:
+            return [
+                DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
+            ]
+        found = self._comparison.compare(keys, values, complete=False)
+        return _as_batches(found, self._map.info, began, ended, Cause.SCAN)
+
+    def _compare(self, whole: _Whole) -> list[DeltaBatch]:
+        """Compare before the next records are drained.
+
+        Those drained so far have all been captured, and keys that they changed since the scan began
+        are left out. A record that was drained and not captured yet would be taken for older
+        than what the scan had read before it happened.
+        """
+        self._whole, self._started = None, True
+        found = compare_whole(whole.read, self._map.info, self._comparison)
+        ended = _ktime_ns()
+        if whole.cause is Cause.REPAIR:
+            self.repairs += 1
+            self.repair_seconds = (ended - whole.began) / 1e9
+            self.deferred = found.deferred
+        return _as_batches(found, self._map.info, whole.began, ended, whole.cause)
 
 
 def compare_whole(

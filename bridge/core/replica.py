@@ -157,11 +157,6 @@ class Replica:
         self._scan_began = None
         return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
 
-    def end_comparing(self) -> None:
-        """No scan will be compared any more: free what that needed."""
-        self._scan_began = None
-        self._fingerprints = None
-
     def drained(self, watermark: int) -> None:
         """Own changes that began at or before ``watermark`` have been captured, all of them.
 

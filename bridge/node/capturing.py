@@ -8,11 +8,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bridge.capture.drain import DrainThread
 from bridge.capture.emit import EmitSource
 from bridge.capture.modes import Selection, select_mode
-from bridge.capture.scan import StartupScan, SweepSource
+from bridge.capture.scan import ScannedSource, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.config.settings import Config, MapConfig
 from bridge.errors import InvariantError
@@ -23,6 +24,16 @@ from bridge.node.lane import Lane
 
 STOP_SECONDS_MAX = 10.0
 REMOVE_SECONDS_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Repairs:
+    """``finished`` so far; ``going_on``: one was asked for; of the last one, time and leftovers."""
+
+    finished: int = 0
+    going_on: bool = False
+    seconds: float = 0.0
+    deferred: int = 0
 
 
 class Capturing:
@@ -102,13 +113,13 @@ class Capturing:
             self._register(entry.name, sweep, lane)
             self._sweeps.add(sweep, lane.sink)
             return
-        source = StartupScan(
+        source = ScannedSource(
             self._ring_of(entry, target),
             target,
             ready=ready,
-            comparison=lane if entry.role.applies else None,
-            finished=lane.end_scans,
-            complete=rejoins,
+            comparison=lane,
+            publishes_all=not entry.role.applies,
+            rejoins=rejoins,
         )
         self._register(entry.name, source, lane)
         self._rings.add(source, lane.sink)
@@ -147,6 +158,21 @@ class Capturing:
         with self._lock:
             source, _ = self._sources.get(name, (None, None))
         return source.losses() if source is not None else Losses()
+
+    def repair(self, name: str) -> None:
+        """Something of a map was lost: have it compared with the stream. A sweep does so anyway."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        if isinstance(source, ScannedSource):
+            source.repair()
+
+    def repairs(self, name: str) -> Repairs:
+        """What was done about losses of a map."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        if not isinstance(source, ScannedSource):
+            return Repairs()
+        return Repairs(source.repairs, source.repairing, source.repair_seconds, source.deferred)
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of the capture side."""

@@ -22,6 +22,7 @@ class CaptureCounters:
 
     changes: int = 0
     scanned: int = 0  # of these, found by the scan at the start
+    repaired: int = 0  # of these, found by a scan after a loss
     refused: int = 0  # times the outbox was full and the changes stayed where they were
 
 
@@ -52,6 +53,8 @@ class Lane:
         self.counters.changes += len(batch)
         if batch.cause == Cause.SCAN:
             self.counters.scanned += len(batch)
+        elif batch.cause == Cause.REPAIR:
+            self.counters.repaired += len(batch)
         return True
 
     def drained(self, now: int) -> None:
@@ -75,7 +78,3 @@ class Lane:
     def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
         with self.lock:
             return self.replica.compare(keys, values, complete=complete)
-
-    def end_scans(self) -> None:
-        with self.lock:
-            self.replica.end_comparing()

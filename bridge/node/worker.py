@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import time
 from dataclasses import asdict, dataclass, field
 
 from bridge.apply.applier import Applier, ApplyTarget
@@ -24,6 +25,7 @@ from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.lane import Lane
 from bridge.node.positions import Positions
+from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
 
 SEARCH_SECONDS = 0.5
@@ -95,6 +97,8 @@ class MapWorker:
     stream: StreamCounters = field(default_factory=StreamCounters)
     _parts: _Parts | None = None
     _losses_told: int = 0
+    _plan: RepairPlan = field(default_factory=RepairPlan)
+    _repairs_told: int = 0
 
     async def run(self) -> None:
         parts = self._parts = self._open(await self._find())
@@ -195,14 +199,11 @@ class MapWorker:
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
-        compares = role.publishes and (
-            role.applies or self.services.capturing.sweeps(self.config, info)
-        )
         replica = Replica(
             origin,
             publishes=role.publishes,
             applies=role.applies,
-            fingerprints=Fingerprints(info.key_size) if compares else None,
+            fingerprints=Fingerprints(info.key_size) if role.publishes else None,
         )
         outbox = None
         if role.publishes:
@@ -306,15 +307,29 @@ class MapWorker:
         return not parts.target.rejoining
 
     def report_losses(self) -> None:
-        """Warn when changes were lost since the last call."""
-        losses = self.services.capturing.losses(self.config.name)
+        """Warn when changes were lost since the last call, and have that mended.
+
+        The counters are read before the map is: what is lost later calls for another repair.
+        """
+        capturing, name = self.services.capturing, self.config.name
+        losses, repairs = capturing.losses(name), capturing.repairs(name)
         if losses.total > self._losses_told:
             self._losses_told = losses.total
             self.services.report.warn(
-                "changes were lost: replicas may differ until the keys change again",
-                map=self.config.name,
+                "changes were lost: the map will be compared with the stream",
+                map=name,
                 **{place: count for place, count in asdict(losses).items() if count},
             )
+        if repairs.finished > self._repairs_told and self._parts is not None:
+            self._repairs_told = repairs.finished
+            self.services.report.say(
+                "repaired: the map was compared with the stream",
+                map=name,
+                seconds=round(repairs.seconds, 3),
+                published_so_far=self._parts.lane.counters.repaired,
+            )
+        if self._plan.look(time.monotonic(), losses.total, repairs):
+            capturing.repair(name)
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map."""
@@ -329,7 +344,8 @@ class MapWorker:
             return answer
         answer["id"] = parts.map.info.id
         answer["capture"] = asdict(parts.lane.counters) | {
-            "losses": asdict(self.services.capturing.losses(self.config.name))
+            "losses": asdict(self.services.capturing.losses(self.config.name)),
+            "repairs": asdict(self.services.capturing.repairs(self.config.name)),
         }
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())

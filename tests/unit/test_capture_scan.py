@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from bridge.bus.outbox import Outbox
-from bridge.capture.scan import StartupScan, SweepSource
+from bridge.capture.scan import REPAIR_POLL_SECONDS, ScannedSource, SweepSource
 from bridge.capture.source import Losses
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
@@ -64,18 +65,14 @@ class Entries:
         yield column(3), column(3)
 
 
-def found(source: StartupScan | SweepSource) -> list[tuple[Cause, list[int]]]:
+def found(source: ScannedSource | SweepSource) -> list[tuple[Cause, list[int]]]:
     return [(b.cause, sorted(b.keys[:, 0].tolist())) for b in source.drain()]
 
 
 def test_a_scan_that_breaks_off_loses_nothing_of_the_ring_and_begins_anew() -> None:
-    ring, ended = Ring(change(7), change(8), change(9)), []
-    source = StartupScan(
-        ring,
-        Entries(failures=1),
-        ready=lambda: True,
-        comparison=None,
-        finished=lambda: ended.append(True),
+    ring = Ring(change(7), change(8), change(9))
+    source = ScannedSource(
+        ring, Entries(failures=1), ready=lambda: True, comparison=lane(), publishes_all=True
     )
     assert found(source) == [(Cause.CHANGE, [7]), (Cause.SCAN, [1, 2])]
     assert found(source) == [(Cause.CHANGE, [8])]
@@ -83,17 +80,16 @@ def test_a_scan_that_breaks_off_loses_nothing_of_the_ring_and_begins_anew() -> N
         source.drain()
     assert found(source) == [(Cause.CHANGE, [9]), (Cause.SCAN, [1, 2])]
     assert found(source) == [(Cause.SCAN, [3])]
-    assert not ended
+    assert source.interval < REPAIR_POLL_SECONDS, "the scan is not at its end"
     assert found(source) == []
-    assert ended
-    assert source.interval == ring.interval
+    assert source.interval == REPAIR_POLL_SECONDS
     assert found(source) == []
 
 
 def test_it_waits_until_the_stream_has_been_read() -> None:
     ready = False
-    source = StartupScan(
-        Ring(change(7)), Entries(), ready=lambda: ready, comparison=None, finished=lambda: None
+    source = ScannedSource(
+        Ring(change(7)), Entries(), ready=lambda: ready, comparison=lane(), publishes_all=True
     )
     assert found(source) == [(Cause.CHANGE, [7])]
     assert found(source) == []
@@ -101,13 +97,61 @@ def test_it_waits_until_the_stream_has_been_read() -> None:
     assert found(source) == [(Cause.SCAN, [1, 2])]
 
 
-def test_sweeps_publish_what_is_new_and_what_is_gone() -> None:
+def repaired(source: ScannedSource, way: Lane) -> list[tuple[Op, list[int]]]:
+    """What a repair publishes."""
+    published = []
+    source.repair()
+    while source.repairing:
+        for batch in source.drain():
+            assert way.sink(batch)
+            assert batch.cause is Cause.REPAIR
+            published.append((Op(int(batch.ops[0])), sorted(batch.keys[:, 0].tolist())))
+    return published
+
+
+@pytest.mark.parametrize("publishes_all", [True, False])
+def test_after_a_loss_the_whole_map_is_compared(publishes_all: bool) -> None:
+    entries, way = Entries(), lane()
+    ring = Ring()
+    source = ScannedSource(
+        ring, entries, ready=lambda: True, comparison=way, publishes_all=publishes_all
+    )
+    while not source.started:
+        for batch in source.drain():
+            assert way.sink(batch)
+    entries.scan = lambda: iter(  # type: ignore[method-assign]
+        [(column(1, 4), column(1, 4)), (column(3), column(33))]
+    )
+    assert sorted(repaired(source, way)) == [(Op.UPDATE, [3, 4]), (Op.DELETE, [2])]
+    assert source.repairs == 1
+    assert repaired(source, way) == [], "the second time there is nothing left to publish"
+    assert (source.repairs, way.counters.repaired) == (2, 3)
+
+
+def test_a_change_recorded_during_the_comparison_is_not_followed_by_an_older_value() -> None:
+    entries, way, ring = Entries(), lane(), Ring()
+    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way, rejoins=True)
+    assert source.drain() == []  # the first chunk is read: key 1 has value 1
+    late = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    ring.batches = [DeltaBatch.of_entries(Op.UPDATE, column(1), column(9), late + 1, began=late)]
+    published: list[tuple[int, int]] = []
+    while not source.started:
+        for batch in source.drain():
+            assert way.sink(batch)
+            published += zip(batch.keys[:, 0].tolist(), batch.values[:, 0].tolist(), strict=True)
+    assert [value for key, value in published if key == 1] == [9]
+
+
+def lane() -> Lane:
     replica = Replica(
         Origin("c", "m", "n", 1), publishes=True, applies=True, fingerprints=Fingerprints(1)
     )
-    lane = Lane(replica, Outbox(1, 1))
+    return Lane(replica, Outbox(1, 1))
+
+
+def test_sweeps_publish_what_is_new_and_what_is_gone() -> None:
     entries = Entries()
-    source = SweepSource(entries, lane, interval_seconds=1.0, ready=lambda: True)
+    source = SweepSource(entries, lane(), interval_seconds=1.0, ready=lambda: True)
     assert found(source) == [(Cause.SCAN, [1, 2, 3])]
     assert found(source) == []
     entries.failures = 1
