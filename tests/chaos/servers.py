@@ -22,7 +22,7 @@ from bridge.rig import tools
 from bridge.rig.claim import Claim
 
 SERVERS = 3
-STORE_BYTES = 512 << 20
+STORE_BYTES = 2 << 30  # fifty rounds of the load need a third of it
 START_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.1
 CLIENT_PORT, ROUTE_PORT, MONITOR_PORT = 4222, 6222, 8222
@@ -107,7 +107,7 @@ host: {self.address}
 port: {CLIENT_PORT}
 http: {self.address}:{MONITOR_PORT}
 log_file: {json.dumps(str(self._directory / "nats-server.log"))}
-jetstream {{ store_dir: {json.dumps(str(self.store))}, max_file: {STORE_BYTES // 2} }}
+jetstream {{ store_dir: {json.dumps(str(self.store))}, max_file: {STORE_BYTES} }}
 cluster {{
   name: chaos
   host: {self.address}
