@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import math
 import time
 from dataclasses import asdict, dataclass, field
 
@@ -27,6 +28,7 @@ from bridge.node.lane import Lane
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
+from bridge.node.synced import Sync, SyncGate
 
 SEARCH_SECONDS = 0.5
 CAUGHT_UP_POLL_SECONDS = 0.02
@@ -99,6 +101,7 @@ class MapWorker:
     _losses_told: int = 0
     _plan: RepairPlan = field(default_factory=RepairPlan)
     _repairs_told: int = 0
+    _gate: SyncGate = field(default_factory=SyncGate)
 
     async def run(self) -> None:
         parts = self._parts = self._open(await self._find())
@@ -297,9 +300,7 @@ class MapWorker:
             return False
         if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
             return True
-        # In this order: a message that is just being handed over has left ``pending`` already.
-        nothing_pending = parts.subscription.pending == 0
-        if not nothing_pending or parts.target.counters.sequence < parts.handed:
+        if not _is_level(parts):
             return False
         if parts.target.rejoining and not parts.target.caught_up:
             parts.target.caught_up = True
@@ -331,10 +332,28 @@ class MapWorker:
         if self._plan.look(time.monotonic(), losses.total, repairs):
             capturing.repair(name)
 
+    def sync(self) -> Sync:
+        """Whether the map holds what the stream says; to be asked again and again."""
+        parts, now = self._parts, time.monotonic()
+        ready = self.state == MapState.RUNNING and self.services.bus.state.connected
+        if parts is None or parts.target is None:
+            return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
+        counters = parts.target.counters
+        return self._gate.look(
+            now,
+            ready=ready,
+            level=_is_level(parts),
+            sequence=counters.sequence,
+            lag_seconds=counters.lag_seconds,
+        )
+
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map."""
+        sync = self.sync()
         answer: dict[str, object] = {
             "state": str(self.state),
+            "synced": sync.synced,
+            "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
             "role": str(self.config.role),
             "selector": str(self.config.selector),
             "stream": asdict(self.stream),
@@ -356,3 +375,12 @@ class MapWorker:
                 "p99_seconds": parts.target.delays.percentile(0.99),
             }
         return answer
+
+
+def _is_level(parts: _Parts) -> bool:
+    """Whether nothing of the stream waits to be read or written."""
+    if parts.subscription is None or parts.target is None:
+        return True
+    # In this order: a message that is just being handed over has left ``pending`` already.
+    nothing_pending = parts.subscription.pending == 0
+    return nothing_pending and parts.target.counters.sequence >= parts.handed

@@ -1,0 +1,163 @@
+"""``mapbridge status``: what the bridge of this node says of itself, and a gate for scripts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from bridge.cli import output
+from bridge.cli.options import config_option
+from bridge.config import load
+from bridge.errors import BridgeError, Exit
+from bridge.node.instance import read_status
+
+STALE_SECONDS = 3.0  # the bridge writes its status twice a second
+POLL_SECONDS = 0.1
+
+
+class NotRunningError(BridgeError):
+    """No bridge runs with this state directory, or it does not answer any more."""
+
+    exit_code = Exit.UNAVAILABLE
+
+
+class NotSyncedError(BridgeError):
+    """The map did not get synced in time."""
+
+    exit_code = Exit.TEMPORARY
+
+
+@click.command("status")
+@config_option
+@click.option(
+    "--wait-synced",
+    "awaited",
+    metavar="MAP",
+    help="Wait until this map is synced; `all`: all maps.",
+)
+@click.option(
+    "--timeout",
+    "timeout_seconds",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="How long to wait; 0 asks once.",
+)
+@output.json_option
+def command(config_path: Path, awaited: str | None, timeout_seconds: float, as_json: bool) -> None:
+    """Tell how this node's maps stand; wait until one is synced.
+
+    A map is synced when everything that the stream held was written to it, the broker is there, and
+    it is no more than 5 seconds behind. Exit code 0: so it is; 75: not within the timeout; 69: no
+    bridge runs here.
+
+    \b
+    Examples:
+      mapbridge status
+      mapbridge status --wait-synced ct --timeout 30
+      mapbridge status --wait-synced all --timeout 0 --json
+    """
+    config = load(config_path)
+    names = [entry.name for entry in config.maps]
+    if awaited is not None and awaited != "all" and awaited not in names:
+        raise click.UsageError(
+            f"--wait-synced: {awaited} is no map of {config_path} (maps: {', '.join(names)})"
+        )
+    directory = config.node.state_directory
+    if awaited is None:
+        _print(_read(directory), as_json=as_json)
+        return
+    wanted = names if awaited == "all" else [awaited]
+    _print(_await(directory, wanted, timeout_seconds), as_json=as_json)
+
+
+def _await(directory: Path, names: list[str], timeout_seconds: float) -> dict[str, object]:
+    """The status in which all of ``names`` are synced."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        late = time.monotonic() >= deadline
+        try:
+            status = _read(directory)
+        except NotRunningError:
+            if late:
+                raise
+        else:
+            behind = [name for name in names if _map(status, name).get("synced") is not True]
+            if not behind:
+                return status
+            if late:
+                raise _not_synced(behind[0], _map(status, behind[0]))
+        time.sleep(min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0)))
+
+
+def _not_synced(name: str, found: dict[str, object]) -> NotSyncedError:
+    state, behind = found.get("state", "unknown"), found.get("behind_seconds")
+    told = f", {behind:.1f} s behind" if isinstance(behind, float) else ""
+    return NotSyncedError(
+        f"map {name}: not synced (state {state}{told})",
+        hint="give it more time with --timeout, and see `mapbridge status` and the bridge's log",
+    )
+
+
+def _read(directory: Path) -> dict[str, object]:
+    status = read_status(directory)
+    if status is None:
+        raise NotRunningError(
+            f"state directory {directory}: no bridge runs here", hint="start `mapbridge run`"
+        )
+    written = status.get("written")
+    age = time.time() - written if isinstance(written, float) else float("inf")
+    if age > STALE_SECONDS:
+        raise NotRunningError(
+            f"bridge (process {status.get('process')}): has said nothing for {age:.0f} s",
+            hint="see whether it hangs or was stopped, and its log",
+        )
+    return status
+
+
+def _map(status: dict[str, object], name: str) -> dict[str, object]:
+    maps = status.get("maps")
+    found = maps.get(name) if isinstance(maps, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _print(status: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(status)
+        return
+    broker, maps = status.get("broker"), status.get("maps")
+    connected = isinstance(broker, dict) and broker.get("connected")
+    where = broker.get("url") if isinstance(broker, dict) else ""
+    output.line(
+        f"node {status.get('node')}, cluster {status.get('cluster')}, "
+        f"broker {'connected at ' + str(where) if connected else 'AWAY'}"
+    )
+    names = list(maps) if isinstance(maps, dict) else []
+    output.print_table(
+        ["map", "role", "state", "synced", "behind s", "published", "applied", "lost", "repaired"],
+        [_row(name, _map(status, name)) for name in names],
+    )
+
+
+def _row(name: str, found: dict[str, object]) -> list[object]:
+    behind = found.get("behind_seconds")
+    losses = _section(_section(found, "capture"), "losses")
+    return [
+        name,
+        found.get("role"),
+        found.get("state"),
+        "yes" if found.get("synced") else "no",
+        f"{behind:.1f}" if isinstance(behind, float) else "-",
+        _section(found, "published").get("changes", "-"),
+        _section(found, "apply").get("changes", "-"),
+        sum(count for count in losses.values() if isinstance(count, int)),
+        _section(found, "capture").get("repaired", 0),
+    ]
+
+
+def _section(found: dict[str, object], name: str) -> dict[str, object]:
+    section = found.get(name)
+    return section if isinstance(section, dict) else {}
