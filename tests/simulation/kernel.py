@@ -56,6 +56,7 @@ class Kernel:
     attached_at: int | None = None
     lost: int = 0
     wrote: set[tuple[int, int]] = field(default_factory=set)  # by programs, never by the bridge
+    last: dict[int, int] = field(default_factory=dict)  # of these, the last one per key
 
     def begin(self, context: int, key: int, value: int, now: int) -> bool:
         if self.running[context] is not None or self._stands(context):
@@ -76,6 +77,7 @@ class Kernel:
                 self.running[context] = None  # a delete that fails is no change
             else:
                 self.wrote.add((operation.key, operation.value))
+                self.last[operation.key] = operation.value
             return True
         self.running[context] = None
         if self.attached_at is not None and operation.began >= self.attached_at:

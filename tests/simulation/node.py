@@ -50,6 +50,10 @@ class Node:
     scan_wanted: bool = False
     lost_seen: int = 0
     rereading: list[tuple[int, int, int]] = field(default_factory=list)
+    applied: int = 0  # messages whose writes are finished
+    saved: int | None = None  # on disk; outlives the bridge, but not the map
+    rejoining: bool = False
+    doubtful_crashes: int = 0  # with a key in doubt, a mark that dies with the bridge
 
     def start(self, now: int, incarnation: int) -> None:
         """A new process of the bridge; the kernel's map may be old."""
@@ -65,6 +69,10 @@ class Node:
         self.read, self.verdict, self.landing = 0, None, []
         self.scan, self.rereading = None, []
         self.settled, self.scan_wanted = False, not self.publishes_only
+        self.applied = 0
+        self.rejoining = self.saved is not None
+        if self.saved is not None:
+            self.replica.rejoin(self.saved)
         self.lost_seen = self.kernel.lost
         self.kernel.attach(now)
         self.replica.attached()
@@ -102,11 +110,31 @@ class Node:
         if not ready or self.verdict is not None or self.read == len(log):
             return False
         end = min(self.read + messages, len(log))
-        verdict = self.replica.judge(log[self.read : end])
+        verdict = self.replica.judge(log[self.read : end], range(self.read + 1, end + 1))
         self.read = end
+        self._begin(verdict)
+        return True
+
+    def rejoin(self, log: list[Delta]) -> bool:
+        """All of the stream has been judged: the map takes what it missed."""
+        if not self.rejoining or not self.settled or self.read < len(log):
+            return False
+        self.rejoining = False
+        self._begin(self.replica.rejoined())
+        return True
+
+    def save(self) -> bool:
+        """Write the position to disk. In between, what is there may be old."""
+        if self.publishes_only or self.rejoining or self.saved == self.applied:
+            return False
+        self.saved = self.applied
+        return True
+
+    def _begin(self, verdict: Verdict) -> None:
         if verdict.writes is not None:
             self.verdict, self.landing = verdict, entries(verdict.writes)
-        return True
+        else:
+            self.applied = self.read
 
     def land(self, now: int) -> bool:
         if self.verdict is None:
@@ -117,11 +145,12 @@ class Node:
         assert self.verdict.touch is not None
         self.verdict.touch.end = now
         self.verdict = None
+        self.applied = self.read
         return True
 
     def sweep(self, now: int, log: list[Delta]) -> bool:
         """Repair after a loss, and the scan at the start: one key at a time, then the wait."""
-        if self.publishes_only or not self.settled:
+        if self.publishes_only or not self.settled or self.rejoining:
             return False
         self.scan_wanted |= self.kernel.lost != self.lost_seen
         if self.scan is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.core.overlaps import Overlaps
+from bridge.core.rejoin import Rejoin
 from bridge.core.replica import Replica
 from bridge.core.touches import Touches
 from tests.simulation.__main__ import wrong_in
@@ -27,6 +28,7 @@ def test_all_maps_equal_the_fold() -> None:
         (Touches, "doubts", lambda self, keys, entered: None),
         (Replica, "_without_pending", lambda self, batch: batch),
         (Replica, "_observe", lambda self, delta: []),
+        (Rejoin, "finish", lambda self: None),
     ],
 )
 def test_it_finds_a_missing_rule(
