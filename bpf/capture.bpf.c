@@ -18,9 +18,9 @@
  *
  * One record per operation that succeeded, made at its end, with the times of its begin and end.
  *
- * No program here updates or deletes in a plain hash map: a probed function that is reached from
- * inside a probe is refused and counted as a miss by the kernel, and those counts must mean
- * something. What is remembered between two programs therefore lies in arrays and in an LRU hash.
+ * No program here updates or deletes in a map: a probed function that is reached from inside a probe
+ * is refused and counted as a miss by the kernel, and those counts must mean something. What is
+ * remembered between two programs therefore lies in the values of arrays.
  *
  * Programs of fentry and fexit are guarded one by one, if at all: see capture_fentry.h. Programs on
  * kprobes, kretprobes and classic tracepoints share the kernel's per-CPU guard
@@ -39,8 +39,9 @@ struct watch {
 	u32 value_size;
 	u32 chunk_updates; /* entries of a batch that fit a record, at least 1 */
 	u32 chunk_deletes;
-	u32 flags; /* reserved, 0 */
+	u32 flags; /* enum watch_flag */
 };
+enum watch_flag { WATCH_KEYS_ONLY = 1 }; /* user space looks the values up */
 _Static_assert(sizeof(struct watch) == 24, "twin in tables.py");
 
 /* Twin of LOSS_KINDS in bridge/capture/tables.py; the last four are spare. */
@@ -72,15 +73,27 @@ struct work {
 };
 
 /*
- * A record on its way to a ring, one for each CPU. An ordinary array with the CPU as index, because
- * a per-CPU array's values are too small: the verifier wants room for the largest values behind the
- * largest keys, although MB_SCRATCH_SIZE rules out that both come together.
+ * A record of a batch on its way to a ring, one for each CPU. An ordinary array with the CPU as
+ * index, because a per-CPU array's values are too small: the verifier wants room for the largest
+ * values behind the largest keys, although MB_SCRATCH_SIZE rules out that both come together.
  */
 struct scratch {
 	u8 record[MB_HEADER_SIZE + KEYS_MAX + 8 + VALUES_MAX + 8];
 	struct work work;
 };
 
+#define KEY_MAX 512 /* twin of KEY_SIZE_MAX in bridge/model.py */
+
+/* The record of a single change. The same holds: key and value are never both as large as can be. */
+struct single {
+	struct mb_header header;
+	u8 body[KEY_MAX + 8 + MB_SINGLE_SIZE_MAX + 8];
+};
+
+/* How many watched maps have an id with these low bits. Looked at first, because the kernel puts
+ * the look into an array in the program's own code, and an unwatched map should cost little. */
+#define SIEVE_SIZE 1024 /* twin in tables.py */
+BPF_ARRAY(sieve, u32, SIEVE_SIZE);
 BPF_HASH(watched, u32, struct watch, MB_SLOTS);
 BPF_HASH(own_threads, u32, u32, 256);
 BPF_RINGBUF_OUTPUT(ring_shape, 1);
@@ -98,16 +111,18 @@ static __always_inline void lose(u32 slot, enum loss kind, u64 changes)
 
 #define HIDE(number) asm volatile("" : "+r"(number))
 
+/* What is known of a map that is watched; NULL for all others. */
+static __always_inline struct watch *watch_of(u32 id)
+{
+	u32 low = id & (SIEVE_SIZE - 1);
+	u32 *count = sieve.lookup(&low);
+
+	return count && *count ? watched.lookup(&id) : 0;
+}
+
 #define READ_KERNEL(into, address) \
 	bpf_probe_read_kernel(&(into), sizeof(into), (const void *)(address))
 #define READ_USER(into, address) bpf_probe_read_user(&(into), sizeof(into), (const void *)(address))
-
-static __always_inline long read_bytes(void *into, u64 size, u64 address, int from_user)
-{
-	if (from_user)
-		return bpf_probe_read_user(into, size, (const void *)address);
-	return bpf_probe_read_kernel(into, size, (const void *)address);
-}
 
 static __always_inline void fill_header(struct scratch *scratch, u32 count, u8 flags)
 {
@@ -124,13 +139,12 @@ static __always_inline void fill_header(struct scratch *scratch, u32 count, u8 f
 	header->cpu = bpf_get_smp_processor_id();
 }
 
-static __always_inline void output(const struct watch *watch, struct scratch *scratch, u64 size,
-				   u64 changes)
+static __always_inline void output(const struct watch *watch, void *record, u64 size, u64 changes)
 {
 	u32 slot = watch->slot;
 	void *ring = rings.lookup(&slot);
 
-	if (!ring || bpf_ringbuf_output(ring, scratch->record, size, 0))
+	if (!ring || bpf_ringbuf_output(ring, record, size, 0))
 		lose(slot, LOST_RING_FULL, changes);
 }
 
@@ -138,18 +152,67 @@ static __always_inline void output(const struct watch *watch, struct scratch *sc
 static __always_inline void emit_rescan(const struct watch *watch, struct scratch *scratch)
 {
 	fill_header(scratch, 0, MB_RESCAN);
-	output(watch, scratch, MB_HEADER_SIZE, 1);
+	output(watch, scratch->record, MB_HEADER_SIZE, 1);
 }
 
 /*
- * Emit the next `count` entries of the work as one record; with one entry the layout is that of a
- * single record. Returns 0, or -1 when memory could not be read.
+ * Emit one change, whose key and value lie in kernel memory. Returns 0, or -1 when that could not be
+ * read. The sizes are hidden from the compiler before each bound is checked; otherwise it checks a
+ * copy, and the verifier loses the bound.
+ */
+static __always_inline int emit_single(const struct watch *watch, struct single *record, u64 key,
+				       u64 value, u64 entered, u8 op)
+{
+	u64 key_size = watch->key_size, value_size = watch->value_size, size, left;
+	u8 flags = 0;
+
+	HIDE(key_size);
+	if (key_size > KEY_MAX)
+		return -1;
+	HIDE(key_size);
+	if (key_size == 0)
+		return -1;
+	/* The word that the padding is in: what an earlier record left there must not reach a reader. */
+	*(u64 *)(record->body + (key_size & ~7ULL)) = 0;
+	if (bpf_probe_read_kernel(record->body, key_size, (const void *)key))
+		return -1;
+	size = (key_size + 7) & ~7ULL;
+	if (watch->flags & WATCH_KEYS_ONLY) {
+		flags = MB_READ_KEY;
+	} else {
+		HIDE(value_size);
+		if (value_size > MB_SINGLE_SIZE_MAX)
+			return -1;
+		HIDE(value_size);
+		if (value_size == 0)
+			return -1;
+		*(u64 *)(record->body + size + (value_size & ~7ULL)) = 0;
+		/* Without a value the bytes are those of an earlier record; the reader clears them. */
+		if (op == MAPBRIDGE_UPDATE &&
+		    bpf_probe_read_kernel(record->body + size, value_size, (const void *)value))
+			return -1;
+		size += (value_size + 7) & ~7ULL;
+	}
+	left = bpf_ktime_get_ns();
+	record->header.left = left;
+	record->header.duration = mb_duration(entered, left);
+	record->header.writer = bpf_get_current_pid_tgid();
+	record->header.count = 1;
+	record->header.op = op;
+	record->header.flags = flags;
+	record->header.cpu = bpf_get_smp_processor_id();
+	output(watch, record, MB_HEADER_SIZE + size, 1);
+	return 0;
+}
+
+/*
+ * Emit the next `count` entries of the work, which lie in the caller's memory, as one record; with
+ * one entry the layout is that of a single record. Returns 0, or -1 when memory could not be read.
  *
  * Sizes are 64-bit locals, hidden from the compiler before each bound is checked; otherwise it
  * checks a copy or joins two checks into one, and the verifier loses the bound.
  */
-static __always_inline int emit(const struct watch *watch, struct scratch *scratch, u64 count,
-				int from_user)
+static __always_inline int emit(const struct watch *watch, struct scratch *scratch, u64 count)
 {
 	volatile struct work *work = &scratch->work;
 	u64 keys_size = count * watch->key_size, values_size = count * watch->value_size, size;
@@ -165,7 +228,7 @@ static __always_inline int emit(const struct watch *watch, struct scratch *scrat
 	/* Zero the word that the padding is in: what an earlier record left there must not reach a
 	 * reader. Without padding it is the word behind, which is written later or not sent. */
 	*(u64 *)(scratch->record + MB_HEADER_SIZE + (keys_size & ~7ULL)) = 0;
-	if (read_bytes(scratch->record + MB_HEADER_SIZE, keys_size, keys, from_user))
+	if (bpf_probe_read_user(scratch->record + MB_HEADER_SIZE, keys_size, (const void *)keys))
 		return -1;
 	work->keys = keys + keys_size;
 	size = MB_HEADER_SIZE + ((keys_size + 7) & ~7ULL);
@@ -175,12 +238,13 @@ static __always_inline int emit(const struct watch *watch, struct scratch *scrat
 
 		HIDE(end);
 		HIDE(values_size);
-		if (end > MB_SCRATCH_SIZE || values_size > VALUES_MAX) {
+		if ((watch->flags & WATCH_KEYS_ONLY) || end > MB_SCRATCH_SIZE ||
+		    values_size > VALUES_MAX) {
 			flags |= MB_READ_KEY;
 		} else if (values_size) {
 			*(u64 *)(scratch->record + size + (values_size & ~7ULL)) = 0;
-			if (is_update &&
-			    read_bytes(scratch->record + size, values_size, values, from_user))
+			if (is_update && bpf_probe_read_user(scratch->record + size, values_size,
+							     (const void *)values))
 				return -1;
 			size += (values_size + 7) & ~7ULL;
 		}
@@ -208,35 +272,76 @@ static __always_inline u64 private_data_of(u32 fd)
 	return data;
 }
 
+/* The key of an element of an LRU map, by its node in the list of those that were used last. */
+#define KEY_OF_NODE(node) ((node) - MB_AT_HTAB_ELEM_LRU_NODE + MB_AT_HTAB_ELEM_KEY)
+
 #ifdef MB_AT_PER_CPU_OFFSET
+BPF_ARRAY(bases, u64, MB_CPUS); /* read once each: a look into an array is no call */
+
 /* What to add to the address of a per-CPU variable. */
 static __always_inline u64 base_of(u32 cpu)
 {
-	u64 base = 0;
+	u64 *base = bases.lookup(&cpu);
 
-	READ_KERNEL(base, MB_AT_PER_CPU_OFFSET + 8ULL * cpu);
-	return base;
+	if (!base)
+		return 0;
+	if (!*base)
+		READ_KERNEL(*base, MB_AT_PER_CPU_OFFSET + 8ULL * cpu);
+	return *base;
 }
 #endif
 
-/* ---- the canary: a map that is written in every way, to see which ways are seen ---------------- */
+/* ---- the canaries: maps that are written in every way, to see which ways are seen -------------- */
 
-BPF_HASH(canary, u32, u64, 64);
+/* Names, sizes, keys and values: twins in bridge/capture/canary.py. */
+#define CANARY_ENTRIES 64
+#define CANARY_LRU_ENTRIES 512 /* small ones evict long before they are full */
+#define CANARY_KEY 0x70726f67
+#define CANARY_INDEX 7 /* where keys are indexes */
+#define CANARY_VALUE 0x6d6170627269ULL
 
-/* Keys and values: twins in bridge/capture/canary.py. Classifiers, made to run by test runs. */
-int update_canary(void *packet)
+struct canary_prefix {
+	u32 length;
+	u32 address;
+};
+
+BPF_HASH(canary_hash, u32, u64, CANARY_ENTRIES);
+BPF_TABLE("lru_hash", u32, u64, canary_lru_hash, CANARY_LRU_ENTRIES);
+BPF_TABLE("percpu_hash", u32, u64, canary_percpu_hash, CANARY_ENTRIES);
+BPF_TABLE("lru_percpu_hash", u32, u64, canary_lru_percpu_hash, CANARY_LRU_ENTRIES);
+BPF_TABLE("array", u32, u64, canary_array, CANARY_ENTRIES);
+BPF_TABLE("percpu_array", u32, u64, canary_percpu_array, CANARY_ENTRIES);
+BPF_F_TABLE("lpm_trie", struct canary_prefix, u64, canary_lpm_trie, CANARY_ENTRIES,
+	    BPF_F_NO_PREALLOC);
+
+/* Classifiers, made to run by test runs. They write all canaries; only those watched are reported. */
+int update_canaries(void *packet)
 {
-	u32 key = 0x70726f67;
-	u64 value = 0x6d6170627269ULL;
+	struct canary_prefix prefix = {32, CANARY_KEY};
+	u32 key = CANARY_KEY, index = CANARY_INDEX;
+	u64 value = CANARY_VALUE;
 
-	return canary.update(&key, &value);
+	canary_hash.update(&key, &value);
+	canary_lru_hash.update(&key, &value);
+	canary_percpu_hash.update(&key, &value);
+	canary_lru_percpu_hash.update(&key, &value);
+	canary_array.update(&index, &value);
+	canary_percpu_array.update(&index, &value);
+	canary_lpm_trie.update(&prefix, &value);
+	return 0;
 }
 
-int delete_canary(void *packet)
+int delete_canaries(void *packet)
 {
-	u32 key = 0x70726f67;
+	struct canary_prefix prefix = {32, CANARY_KEY};
+	u32 key = CANARY_KEY;
 
-	return canary.delete(&key);
+	canary_hash.delete(&key);
+	canary_lru_hash.delete(&key);
+	canary_percpu_hash.delete(&key);
+	canary_lru_percpu_hash.delete(&key);
+	canary_lpm_trie.delete(&prefix);
+	return 0;
 }
 
 #ifdef MB_WITH_FUNCTIONS

@@ -10,7 +10,7 @@
 #ifndef MAPBRIDGE_CAPTURE_BLINDNESS_H
 #define MAPBRIDGE_CAPTURE_BLINDNESS_H
 
-#define HIT_COUNTERS 2 /* the entry probes of update and delete */
+#define HIT_COUNTERS 10 /* the entry probes of the map functions, twin in blindness.py */
 
 struct hit_counter {
 	u64 address; /* of the count, less the CPU's base */
@@ -52,6 +52,8 @@ int learn_hit_counters(void *ctx)
 
 		if (!counter)
 			return 0;
+		if (!counter->fd)
+			continue;
 		READ_KERNEL(call, private_data_of(counter->fd) + MB_AT_PERF_EVENT_TP_EVENT);
 		READ_KERNEL(probe, call - MB_AT_TRACE_PROBE_EVENT_CALL + MB_AT_TRACE_PROBE_EVENT_PROBES);
 		probe -= MB_AT_TRACE_PROBE_LIST + MB_AT_TRACE_KPROBE_TP;

@@ -32,8 +32,31 @@ struct beginnings {
 };
 BPF_PERCPU_ARRAY(beginnings, struct beginnings, 1);
 
-#define SCRATCHES 4 /* for each CPU */
-BPF_ARRAY(fexit_scratch, struct scratch, MB_CPUS * SCRATCHES);
+/*
+ * All functions that programs stand at, and what they do; twin of FUNCTIONS in functions.py. The
+ * arguments are (map, key, value, flags), (map, key), or (map, node) where the kernel evicts.
+ */
+#define MAP_FUNCTIONS(X)                                                                           \
+	X(0, UPDATE, htab_map_update_elem)                                                         \
+	X(1, DELETE, htab_map_delete_elem)                                                         \
+	X(2, UPDATE, htab_lru_map_update_elem)                                                     \
+	X(3, DELETE, htab_lru_map_delete_elem)                                                     \
+	X(4, EVICT, htab_lru_map_delete_node)                                                      \
+	X(5, UPDATE, htab_percpu_map_update_elem)                                                  \
+	X(6, UPDATE, htab_lru_percpu_map_update_elem)                                              \
+	X(7, UPDATE, bpf_percpu_hash_update)                                                       \
+	X(8, UPDATE, array_map_update_elem)                                                        \
+	X(9, UPDATE, bpf_percpu_array_update)                                                      \
+	X(10, UPDATE, trie_update_elem)                                                            \
+	X(11, DELETE, trie_delete_elem)
+#define FUNCTIONS 12
+
+#ifdef MB_AT_BPF_PROG_ACTIVE
+#define SCRATCHES (2 * FUNCTIONS) /* for each CPU */
+#else
+#define SCRATCHES 4
+#endif
+BPF_ARRAY(fexit_scratch, struct single, MB_CPUS * SCRATCHES);
 
 static __always_inline u32 preempt_count(u32 cpu)
 {
@@ -91,14 +114,14 @@ static __always_inline struct beginning *beginning_of(u64 frame, struct beginnin
 	return &all->of[index];
 }
 
-static __always_inline int note_beginning(u64 *ctx)
+static __always_inline int note_beginning(u64 *ctx, u32 id)
 {
-	u32 id = map_id_of(ctx), zero = 0;
+	u32 zero = 0;
 	struct beginnings *all;
 	struct beginning *mine;
 	u64 frame;
 
-	if (!watched.lookup(&id))
+	if (!watch_of(id))
 		return 0;
 	all = beginnings.lookup(&zero);
 	if (!all)
@@ -111,11 +134,11 @@ static __always_inline int note_beginning(u64 *ctx)
 }
 
 /*
- * Where the kernel refuses a program that is running already, each of the four has one scratch.
+ * Where the kernel refuses a program that is running already, each one has a scratch of its own.
  * Elsewhere one program interrupts itself, so the scratch is that of the context; up to Linux 5.10
  * a program holds preemption off, so tasks cannot share one either.
  */
-static __always_inline struct scratch *scratch_on(u32 cpu, u32 which)
+static __always_inline struct single *scratch_on(u32 cpu, u32 which)
 {
 	u32 place = which;
 
@@ -128,13 +151,14 @@ static __always_inline struct scratch *scratch_on(u32 cpu, u32 which)
 	return fexit_scratch.lookup(&place);
 }
 
-static __always_inline int report(u64 *ctx, u64 values, s64 result, u8 op, u32 which)
+static __always_inline int report(u64 *ctx, u32 id, u64 key, u64 value, int succeeded, u8 op,
+				  u32 which)
 {
-	u32 id = map_id_of(ctx), zero = 0, cpu;
+	u32 zero = 0, cpu;
 	struct beginnings *all;
 	volatile struct beginning *mine;
-	struct scratch *scratch;
-	struct watch *watch = watched.lookup(&id);
+	struct single *scratch;
+	struct watch *watch = watch_of(id);
 	u64 frame, entered;
 
 	if (!watch)
@@ -151,70 +175,74 @@ static __always_inline int report(u64 *ctx, u64 values, s64 result, u8 op, u32 w
 		mine->frame = 0;
 	else
 		entered = 0;
-	if ((int)result != 0) /* an int on some kernels, a long on others */
+	if (!succeeded)
 		return 0;
-	if (is_own(cpu))
+	/* What an own write drives out is lost all the same: evictions have no owner. */
+	if (op != MAPBRIDGE_EVICT && is_own(cpu))
 		return 0;
-	scratch->work.entered = entered;
-	scratch->work.left = bpf_ktime_get_ns();
-	scratch->work.keys = ctx[1];
-	scratch->work.values = values;
-	scratch->work.op = op;
-	if (emit(watch, scratch, 1, 0))
+	if (emit_single(watch, scratch, key, value, entered, op))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }
 
-/* (map, key, value, flags) and (map, key); the result stands behind the arguments. */
-#define REPORT_UPDATE(ctx, which) report(ctx, (ctx)[2], (ctx)[4], MAPBRIDGE_UPDATE, which)
-#define REPORT_DELETE(ctx, which) report(ctx, 0, (ctx)[2], MAPBRIDGE_DELETE, which)
-
-int on_update_fentry(u64 *ctx)
+/* The map that is evicted from is an untyped pointer to the kernel: read its memory by a call. */
+static __always_inline u32 evicting_map_id_of(u64 *ctx)
 {
-	return note_beginning(ctx);
+	u32 id = 0;
+
+	READ_KERNEL(id, ctx[0] + MB_AT_BPF_MAP_ID);
+	return id;
 }
 
-int on_delete_fentry(u64 *ctx)
-{
-	return note_beginning(ctx);
-}
+/* The result stands behind the arguments: an int on some kernels, a long on others; or a bool. */
+#define ID_UPDATE(ctx) map_id_of(ctx)
+#define ID_DELETE(ctx) map_id_of(ctx)
+#define ID_EVICT(ctx) evicting_map_id_of(ctx)
+#define REPORT_UPDATE(ctx, which)                                                                  \
+	report(ctx, map_id_of(ctx), (ctx)[1], (ctx)[2], (int)(ctx)[4] == 0, MAPBRIDGE_UPDATE, which)
+#define REPORT_DELETE(ctx, which)                                                                  \
+	report(ctx, map_id_of(ctx), (ctx)[1], 0, (int)(ctx)[2] == 0, MAPBRIDGE_DELETE, which)
+#define REPORT_EVICT(ctx, which)                                                                   \
+	report(ctx, evicting_map_id_of(ctx), KEY_OF_NODE((ctx)[1]), 0, (u8)(ctx)[2],               \
+	       MAPBRIDGE_EVICT, which)
 
-int on_update_fexit(u64 *ctx)
-{
-	return REPORT_UPDATE(ctx, 0);
-}
-
-int on_delete_fexit(u64 *ctx)
-{
-	return REPORT_DELETE(ctx, 1);
-}
+#define ENTRY_AND_EXIT(index, OP, symbol)                                                          \
+	int enter_##symbol(u64 *ctx)                                                               \
+	{                                                                                          \
+		return note_beginning(ctx, ID_##OP(ctx));                                          \
+	}                                                                                          \
+	int leave_##symbol(u64 *ctx)                                                               \
+	{                                                                                          \
+		return REPORT_##OP(ctx, 2 * (index));                                              \
+	}
+MAP_FUNCTIONS(ENTRY_AND_EXIT)
 
 #ifdef MB_AT_BPF_PROG_ACTIVE
-enum guarded { GUARD_UPDATE, GUARD_DELETE, GUARDS };
-
 /* Calls that the second copies took over. */
-BPF_F_TABLE("array", u32, u64, steps, GUARDS, BPF_F_MMAPABLE);
+BPF_F_TABLE("array", u32, u64, steps, FUNCTIONS, BPF_F_MMAPABLE);
 
 /* The first copies, and where their counters lie. */
 struct guard {
 	u64 active; /* address, less the CPU's base; 0: not learnt */
-	u32 fd;     /* the program, in the process that learns */
+	u32 fd;     /* the program, in the process that learns; 0: none */
 	u32 id;     /* of the program that was found, to check the way by */
 };
 _Static_assert(sizeof(struct guard) == 16, "twin in nesting.py");
-BPF_ARRAY(guards, struct guard, GUARDS);
+BPF_ARRAY(guards, struct guard, FUNCTIONS);
 
 /* Made to run by a test run of the process that owns the programs. */
 int learn_guards(void *ctx)
 {
 #pragma unroll
-	for (u32 i = 0; i < GUARDS; i++) {
+	for (u32 i = 0; i < FUNCTIONS; i++) {
 		u32 index = i;
 		struct guard *guard = guards.lookup(&index);
 		u64 program = 0, aux = 0;
 
 		if (!guard)
 			return 0;
+		if (!guard->fd)
+			continue;
 		program = private_data_of(guard->fd);
 		READ_KERNEL(aux, program + MB_AT_BPF_PROG_AUX);
 		READ_KERNEL(guard->id, aux + MB_AT_BPF_PROG_AUX_ID);
@@ -247,15 +275,12 @@ static __always_inline int step_in(u32 index)
 	return 1;
 }
 
-int on_update_again(u64 *ctx)
-{
-	return step_in(GUARD_UPDATE) ? REPORT_UPDATE(ctx, 2) : 0;
-}
-
-int on_delete_again(u64 *ctx)
-{
-	return step_in(GUARD_DELETE) ? REPORT_DELETE(ctx, 3) : 0;
-}
+#define SECOND_COPY(index, OP, symbol)                                                             \
+	int again_##symbol(u64 *ctx)                                                               \
+	{                                                                                          \
+		return step_in(index) ? REPORT_##OP(ctx, 2 * (index) + 1) : 0;                     \
+	}
+MAP_FUNCTIONS(SECOND_COPY)
 #endif
 
 #endif

@@ -44,7 +44,7 @@ struct operations {
 	struct operation open[LEVELS];
 };
 BPF_PERCPU_ARRAY(operations, struct operations, 1);
-BPF_ARRAY(function_scratch, struct scratch, MB_CPUS);
+BPF_ARRAY(function_scratch, struct single, MB_CPUS);
 
 /* Find room for the call that begins with stack pointer `sp`; LEVELS when there is none. */
 static __always_inline u32 take_level(struct operations *all, u64 sp, u64 now)
@@ -72,7 +72,7 @@ static __always_inline u32 take_level(struct operations *all, u64 sp, u64 now)
 	return level;
 }
 
-static __always_inline int begin_operation(struct pt_regs *ctx, u8 op)
+static __always_inline int begin_operation(struct pt_regs *ctx, u64 key, u64 value, u8 op)
 {
 	u64 map = PT_REGS_PARM1(ctx), sp = PT_REGS_SP(ctx), now;
 	u32 id = 0, zero = 0, level;
@@ -84,7 +84,7 @@ static __always_inline int begin_operation(struct pt_regs *ctx, u8 op)
 		lose(MB_ALL_MAPS, LOST_FAULT, 1);
 		return 0;
 	}
-	watch = watched.lookup(&id);
+	watch = watch_of(id);
 	if (!watch)
 		return 0;
 	all = operations.lookup(&zero);
@@ -100,8 +100,8 @@ static __always_inline int begin_operation(struct pt_regs *ctx, u8 op)
 	mine->sp = sp;
 	mine->caller = CALLER_STATE(ctx);
 	mine->entered = now;
-	mine->key = PT_REGS_PARM2(ctx);
-	mine->value = PT_REGS_PARM3(ctx);
+	mine->key = key;
+	mine->value = value;
 	mine->map = id;
 	mine->slot = watch->slot;
 	mine->op = op;
@@ -112,14 +112,13 @@ static __always_inline int begin_operation(struct pt_regs *ctx, u8 op)
  * Key and value are read here, from the caller's memory: the caller stands right behind its call,
  * so its stack and the values that it points to are as they were.
  */
-static __always_inline int end_operation(struct pt_regs *ctx, u8 op)
+static __always_inline int end_operation(struct pt_regs *ctx, u8 op, int succeeded)
 {
 	u64 sp = SP_BEFORE_RETURN(ctx);
-	u32 zero = 0, cpu = bpf_get_smp_processor_id(), level = LEVELS, id;
+	u32 zero = 0, cpu = bpf_get_smp_processor_id(), level = LEVELS;
 	struct operations *all = operations.lookup(&zero);
-	u64 now = bpf_ktime_get_ns();
-	struct scratch *scratch;
 	struct operation *mine;
+	struct single *scratch;
 	struct watch *watch;
 
 	if (!all)
@@ -136,41 +135,47 @@ static __always_inline int end_operation(struct pt_regs *ctx, u8 op)
 		lose(mine->slot, LOST_UNPAIRED, 1);
 		return 0;
 	}
-	if ((int)PT_REGS_RC(ctx) != 0)
+	if (!succeeded)
 		return 0;
-	id = mine->map;
-	watch = watched.lookup(&id); /* again: the slot may belong to another map by now */
+	watch = watch_of(mine->map); /* again: the slot may belong to another map by now */
 	scratch = function_scratch.lookup(&cpu);
 	if (!watch || !scratch)
 		return 0;
-	scratch->work.entered = mine->entered;
-	scratch->work.left = now;
-	scratch->work.keys = mine->key;
-	scratch->work.values = mine->value;
-	scratch->work.op = op;
-	if (emit(watch, scratch, 1, 0))
+	if (emit_single(watch, scratch, mine->key, mine->value, mine->entered, op))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }
 
+/* (map, key, value, flags) and (map, key); 0 is success. */
 int on_update_entry(struct pt_regs *ctx)
 {
-	return begin_operation(ctx, MAPBRIDGE_UPDATE);
+	return begin_operation(ctx, PT_REGS_PARM2(ctx), PT_REGS_PARM3(ctx), MAPBRIDGE_UPDATE);
 }
 
 int on_update_return(struct pt_regs *ctx)
 {
-	return end_operation(ctx, MAPBRIDGE_UPDATE);
+	return end_operation(ctx, MAPBRIDGE_UPDATE, (int)PT_REGS_RC(ctx) == 0);
 }
 
 int on_delete_entry(struct pt_regs *ctx)
 {
-	return begin_operation(ctx, MAPBRIDGE_DELETE);
+	return begin_operation(ctx, PT_REGS_PARM2(ctx), 0, MAPBRIDGE_DELETE);
 }
 
 int on_delete_return(struct pt_regs *ctx)
 {
-	return end_operation(ctx, MAPBRIDGE_DELETE);
+	return end_operation(ctx, MAPBRIDGE_DELETE, (int)PT_REGS_RC(ctx) == 0);
+}
+
+/* (map, node of the LRU list); true is success. */
+int on_evict_entry(struct pt_regs *ctx)
+{
+	return begin_operation(ctx, KEY_OF_NODE(PT_REGS_PARM2(ctx)), 0, MAPBRIDGE_EVICT);
+}
+
+int on_evict_return(struct pt_regs *ctx)
+{
+	return end_operation(ctx, MAPBRIDGE_EVICT, (u8)PT_REGS_RC(ctx));
 }
 
 #endif

@@ -45,9 +45,19 @@ struct call {
 	u32 requested; /* entries of a batch, or UNKNOWN for the same reason */
 	u32 spare;
 };
-/* By thread. LRU, because its functions are not probed; threads inside bpf(2) at one time stay far
- * below its size. */
-BPF_TABLE("lru_hash", u64, struct call, calls, 8192);
+/*
+ * By thread, in a table of its own making: the functions of every other kind of map may be probed,
+ * and a probed function that is reached from a probe counts as missed. `claims` says how many
+ * threads want a slot; whoever reads 1 after having counted itself in owns it, and nobody else can.
+ */
+struct call_slot {
+	u64 claims;
+	u64 owner; /* pid_tgid, valid while claimed */
+	struct call call;
+};
+#define CALL_SLOTS 8192
+#define CALL_WAYS 4
+BPF_ARRAY(calls, struct call_slot, CALL_SLOTS);
 BPF_ARRAY(syscall_scratch, struct scratch, MB_CPUS);
 
 /*
@@ -71,7 +81,56 @@ static __always_inline int resolve(struct call *call)
 	if (READ_USER(fd, call->attr + (IS_BATCH(call->command) ? ATTR_BATCH_MAP_FD : ATTR_MAP_FD)))
 		return 1;
 	call->map = map_of(fd);
-	return watched.lookup(&call->map) != 0;
+	return watch_of(call->map) != 0;
+}
+
+static __always_inline struct call_slot *slot_at(u64 pid_tgid, u32 way)
+{
+	u32 place = ((u32)pid_tgid * 0x9e3779b1U >> 16) + way;
+
+	place &= CALL_SLOTS - 1;
+	return calls.lookup(&place);
+}
+
+/* The slot of this thread; NULL when it has none. */
+static __always_inline struct call_slot *find_call(u64 pid_tgid)
+{
+	struct call_slot *found = 0;
+
+#pragma unroll
+	for (u32 way = 0; way < CALL_WAYS; way++) {
+		struct call_slot *slot = slot_at(pid_tgid, way);
+
+		if (slot && slot->claims && slot->owner == pid_tgid)
+			found = slot;
+	}
+	return found;
+}
+
+static __always_inline void drop_call(struct call_slot *slot)
+{
+	slot->owner = 0;
+	__sync_fetch_and_add(&slot->claims, -1);
+}
+
+/* Returns 0, or -1 when all places are taken. */
+static __always_inline int keep_call(u64 pid_tgid, const struct call *call)
+{
+#pragma unroll
+	for (u32 way = 0; way < CALL_WAYS; way++) {
+		struct call_slot *slot = slot_at(pid_tgid, way);
+
+		if (!slot || slot->claims)
+			continue;
+		__sync_fetch_and_add(&slot->claims, 1);
+		if (*(volatile u64 *)&slot->claims == 1) {
+			slot->call = *call;
+			slot->owner = pid_tgid;
+			return 0;
+		}
+		__sync_fetch_and_add(&slot->claims, -1);
+	}
+	return -1;
 }
 
 static __always_inline int enter_call(u32 command, u64 attr)
@@ -79,14 +138,14 @@ static __always_inline int enter_call(u32 command, u64 attr)
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	u32 thread = pid_tgid, slot = MB_ALL_MAPS;
 	struct call call = {.attr = attr, .command = command, .requested = UNKNOWN};
-	struct call *old = calls.lookup(&pid_tgid);
+	struct call_slot *old = find_call(pid_tgid);
 	struct watch *watch;
 
 	/* An exit that was not seen must not lend its stash to another call's exit. */
 	if (old) {
-		watch = watched.lookup(&old->map);
+		watch = watch_of(old->call.map);
 		lose(watch ? watch->slot : slot, LOST_UNPAIRED, 1);
-		calls.delete(&pid_tgid);
+		drop_call(old);
 	}
 	if (command >= 32 || !((WRITING_COMMANDS >> command) & 1))
 		return 0;
@@ -97,8 +156,8 @@ static __always_inline int enter_call(u32 command, u64 attr)
 	if (IS_BATCH(command) && READ_USER(call.requested, attr + ATTR_BATCH_COUNT))
 		call.requested = UNKNOWN;
 	call.entered = bpf_ktime_get_ns();
-	if (calls.update(&pid_tgid, &call)) {
-		watch = watched.lookup(&call.map);
+	if (keep_call(pid_tgid, &call)) {
+		watch = watch_of(call.map);
 		lose(watch ? watch->slot : slot, LOST_STASH_FULL, 1);
 	}
 	return 0;
@@ -146,7 +205,7 @@ static __always_inline void emit_entries(const struct watch *watch, struct scrat
 		if (some > chunk)
 			some = chunk;
 		work->done += some;
-		if (emit(watch, scratch, some, 1)) {
+		if (emit(watch, scratch, some)) {
 			lose(watch->slot, LOST_FAULT, left_over);
 			break;
 		}
@@ -176,7 +235,8 @@ static __always_inline int find_columns(const struct call *call, volatile struct
 static __always_inline int leave_call(s64 result)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
-	struct call *found = calls.lookup(&pid_tgid), call;
+	struct call_slot *found = find_call(pid_tgid);
+	struct call call;
 	volatile struct work *work;
 	struct scratch *scratch;
 	struct watch *watch;
@@ -185,11 +245,11 @@ static __always_inline int leave_call(s64 result)
 
 	if (!found)
 		return 0;
-	call = *found;
-	calls.delete(&pid_tgid);
+	call = found->call;
+	drop_call(found);
 	if (call.map == 0)
 		resolve(&call);
-	watch = watched.lookup(&call.map);
+	watch = watch_of(call.map);
 	scratch = syscall_scratch.lookup(&cpu);
 	if (!watch || !scratch)
 		return 0;

@@ -35,8 +35,10 @@ enum mapbridge_flag {
 /* The operation began longer ago than the field can say, or nobody saw it begin. */
 #define MB_DURATION_UNKNOWN 0xFFFFFFFFu
 
-/* The largest value of a per-CPU array, and so the largest record that is put together in one. */
+/* The largest record of a batch, and of a single change: what they are put together in exists for
+ * each CPU, that of single changes for each probe too. */
 #define MB_SCRATCH_SIZE 32768u
+#define MB_SINGLE_SIZE_MAX 8192u
 
 struct mb_header {
 	__u64 left;     /* bpf_ktime_get_ns() when the operation had ended */
@@ -52,9 +54,10 @@ struct mb_header {
 #define MB_HEADER_SIZE 24u
 #define MB_READ_KEY_SIZE(key_size) (MB_HEADER_SIZE + MB_PAD8(key_size))
 #define MB_SINGLE_SIZE(key_size, value_size) (MB_READ_KEY_SIZE(key_size) + MB_PAD8(value_size))
-/* Whether single changes of a map carry their value; if not, all of them have the READ_KEY form. */
+/* Whether single changes of a map carry their value; if not, all of them have the READ_KEY form, as
+ * they have for per-CPU maps, whose values no single CPU knows. */
 #define MB_SINGLE_FITS(key_size, value_size) \
-	(MB_SINGLE_SIZE(key_size, value_size) <= MB_SCRATCH_SIZE)
+	(MB_SINGLE_SIZE(key_size, value_size) <= MB_SINGLE_SIZE_MAX)
 #define MB_BATCH_VALUES_OFFSET(key_size, count) (MB_HEADER_SIZE + MB_PAD8((key_size) * (count)))
 
 _Static_assert(sizeof(struct mb_header) == MB_HEADER_SIZE, "size of mb_header");

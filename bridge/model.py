@@ -215,6 +215,13 @@ class Role(enum.StrEnum):
         return self is not Role.PUBLISH
 
 
+class Evict(enum.StrEnum):
+    """What it means to the other nodes that an LRU map has dropped an entry to make room."""
+
+    LOCAL = "local"  # nothing
+    REPLICATE = "replicate"  # the key is gone, everywhere
+
+
 @dataclass(frozen=True, slots=True)
 class MapSelector:
     """How an operator names a kernel map: exactly one of the three is set."""
@@ -235,7 +242,11 @@ class MapSelector:
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """What the kernel tells of a map (``struct bpf_map_info``)."""
+    """What the kernel tells of a map (``struct bpf_map_info``).
+
+    ``value_size`` is what bpf(2) exchanges: of a per-CPU map the values of all ``cpus`` possible
+    CPUs, each padded to 8 bytes. ``cpus`` is 0 for other maps.
+    """
 
     id: int
     name: str
@@ -244,6 +255,7 @@ class MapInfo:
     value_size: int
     max_entries: int
     flags: int = 0
+    cpus: int = 0
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")

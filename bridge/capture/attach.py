@@ -1,40 +1,44 @@
 """Which programs go where: compiles ``bpf/capture.bpf.c`` for a mode and attaches it.
 
 Nothing is read through kernel headers: struct offsets come from the kernel's own BTF, addresses
-from its symbol table.
+from its symbol table. Programs at the functions of a map type are attached when the first map of
+that type is watched, so that the others pay nothing.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.capture.blindness import Blindness, blindness_defines
+from bridge.capture.functions import MapFunction, functions_of
 from bridge.capture.loader import TRACEFS, ProbeError, ProbeObject, read_source
-from bridge.capture.nesting import Nesting, fentry_defines, learn_guards
+from bridge.capture.nesting import Nesting, fentry_defines
 from bridge.capture.source import Mode
 from bridge.kernel.btf import KernelBtf
+from bridge.kernel.cpus import cpu_numbers
 from bridge.kernel.headers import use_headers
+from bridge.kernel.maptypes import type_name
 from bridge.kernel.symbols import SymbolTable
+from bridge.model import Op
 
 RETURNS_AWAITED_MAX = 1024  # kretprobe instances: calls inside one function at one time
 CALLS_AWAITED_MAX = 4096  # the same for bpf(2); the kernel's limit (KRETPROBE_MAXACTIVE_MAX)
-_FUNCTIONS = (
-    ("htab_map_update_elem", "on_update_entry", "on_update_return"),
-    ("htab_map_delete_elem", "on_delete_entry", "on_delete_return"),
-)
-# In the order of enum guarded: entry, exit, and the exit's second copy.
-_TRACED = (
-    ("htab_map_update_elem", "on_update_fentry", "on_update_fexit", "on_update_again"),
-    ("htab_map_delete_elem", "on_delete_fentry", "on_delete_fexit", "on_delete_again"),
-)
+_KPROBES = {
+    Op.UPDATE: ("on_update_entry", "on_update_return"),
+    Op.DELETE: ("on_delete_entry", "on_delete_return"),
+    Op.EVICT: ("on_evict_entry", "on_evict_return"),
+}
 _TRAMPOLINES = "bpf_trampoline_link_prog"
 _SYSCALL_SYMBOLS = ("__x64_sys_bpf", "__arm64_sys_bpf")
 CACHE = Path("/var/cache/mapbridge")
 CALL_PROGRAMS = frozenset(("on_bpf_entry", "on_bpf_return", "on_enter_bpf", "on_exit_bpf"))
 _OFFSETS = (
     ("bpf_map", "id"),
+    ("htab_elem", "lru_node"),
+    ("htab_elem", "key"),
     ("task_struct", "files"),
     ("files_struct", "fdt"),
     ("fdtable", "max_fds"),
@@ -47,18 +51,21 @@ _OFFSETS = (
 class Plan:
     """What a mode attaches on a kernel.
 
-    ``functions`` are the map functions probed, by fentry and fexit if ``fentry``, else by kprobes;
-    ``entry`` is the system call's symbol, or ``None`` when the tracepoints serve instead.
+    ``mode`` is one with probes; ``entry`` is the system call's symbol, or ``None`` when the
+    tracepoints serve instead.
     """
 
-    functions: tuple[str, ...]
+    mode: Mode
     entry: str | None
-    fentry: bool = False
+
+    @property
+    def fentry(self) -> bool:
+        return self.mode is Mode.FENTRY
 
     def defines(self, slots: int, cpus: int) -> dict[str, int]:
         """The ``-D`` constants of ``bpf/capture.bpf.c``."""
         parts = {
-            "MB_WITH_FUNCTIONS": bool(self.functions) and not self.fentry,
+            "MB_WITH_FUNCTIONS": self.mode is Mode.KPROBE,
             "MB_WITH_SYSCALL": self.entry is not None,
             "MB_WITH_TRACEPOINTS": self.entry is None,
         }
@@ -67,7 +74,7 @@ class Plan:
         btf = KernelBtf.load()
         if self.fentry:
             defines |= fentry_defines(btf)
-        elif self.functions:
+        elif self.mode is Mode.KPROBE:
             defines |= blindness_defines(btf)
         for struct, field in _OFFSETS:
             defines[f"MB_AT_{struct}_{field}".upper()] = btf.offset(struct, field)
@@ -83,80 +90,130 @@ def make_plan(mode: Mode) -> Plan:
     """
     if mode not in (Mode.FENTRY, Mode.KPROBE, Mode.SYSCALL):
         raise ProbeError(f"probes: no such mode (got {mode})", hint="use fentry, kprobe or syscall")
-    functions = tuple(name for name, _, _ in _FUNCTIONS)
-    symbols = SymbolTable.load().resolve((*functions, *_SYSCALL_SYMBOLS, _TRAMPOLINES))
-    # A renamed form may take its arguments elsewhere: only the exact name will do.
+    symbols = SymbolTable.load().resolve((*_SYSCALL_SYMBOLS, _TRAMPOLINES))
     found = {name for name, symbol in symbols.items() if symbol and symbol.name == name}
     kprobes = has_kprobes()
     entry = next((name for name in _SYSCALL_SYMBOLS if kprobes and name in found), None)
-    if mode is Mode.SYSCALL:
-        return Plan((), entry)
-    if mode is Mode.FENTRY:
-        _check_tracing(functions, _TRAMPOLINES in found)
-        return Plan(functions, entry, fentry=True)
-    if not kprobes:
-        raise ProbeError(
-            "mode kprobe: this kernel has no kprobes (no kprobe_events in tracefs)",
-            hint="use mode sweep, or a kernel with CONFIG_KPROBE_EVENTS and tracefs mounted",
-        )
-    absent = [name for name in functions if name not in found]
-    if absent:
-        raise ProbeError(
-            f"mode kprobe: kernel functions not found (got no {', '.join(absent)})",
-            hint="see that /proc/kallsyms is readable; else use mode sweep",
-        )
-    return Plan(functions, entry)
-
-
-def _check_tracing(functions: tuple[str, ...], trampolines: bool) -> None:
-    if not trampolines:
+    if mode is Mode.FENTRY and _TRAMPOLINES not in found:
         raise ProbeError(
             f"mode fentry: this kernel has no trampolines for BPF (no {_TRAMPOLINES})",
             hint="use mode kprobe, or a kernel with CONFIG_BPF_JIT, CONFIG_FTRACE and BTF",
         )
-    btf = KernelBtf.load()
-    absent = [name for name in functions if not btf.has_function(name)]
-    if absent:
+    if mode is Mode.KPROBE and not kprobes:
         raise ProbeError(
-            f"mode fentry: kernel functions not described by BTF (got no {', '.join(absent)})",
-            hint="use mode kprobe",
+            "mode kprobe: this kernel has no kprobes (no kprobe_events in tracefs)",
+            hint="use mode sweep, or a kernel with CONFIG_KPROBE_EVENTS and tracefs mounted",
         )
+    return Plan(mode, entry)
 
 
 def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
-    """Compile and attach; merged kernel headers go below ``cache``.
+    """Compile, and attach to the system call; merged kernel headers go below ``cache``.
 
     On an error nothing stays attached.
     """
     use_headers(cache)
-    programs = ProbeObject(read_source(), plan.defines(slots, possible_cpus()))
+    programs = ProbeObject(read_source(), plan.defines(slots, cpu_numbers()))
     try:
         _attach_calls(programs, plan)
-        if plan.fentry:
-            _attach_traced(programs)
-            return programs
-        for symbol, entry, back in _FUNCTIONS:
-            if symbol not in plan.functions:
-                continue
-            # The return first: an entry without its return would leave a stash behind.
-            programs.attach_kprobe(symbol, back, on_return=True, instances=RETURNS_AWAITED_MAX)
-            programs.attach_kprobe(symbol, entry, on_return=False)
     except BaseException:
         programs.close()
         raise
     return programs
 
 
-def _attach_traced(programs: ProbeObject) -> None:
-    firsts = [
-        programs.attach_tracing(symbol, leave, on_return=True) for symbol, _, leave, _ in _TRACED
-    ]
-    if programs.has("guards"):
-        learn_guards(programs, firsts)
-        for symbol, _, _, again in _TRACED:
-            programs.attach_tracing(symbol, again, on_return=True)
-    for symbol, enter, _, _ in _TRACED:
-        programs.attach_tracing(symbol, enter, on_return=False)
+class FunctionProbes:
+    """The programs at the map functions, and what is known of calls that they did not see."""
+
+    def __init__(self, programs: ProbeObject, plan: Plan) -> None:
+        self._programs = programs
+        self._mode = plan.mode
+        self._attached: set[int] = set()  # numbers of functions
+        self._blindness = Blindness(programs) if programs.has("hit_counters") else None
+        self._nesting = Nesting(programs) if programs.has("steps") else None
+
+    def cover(self, map_type: int) -> None:
+        """Attach to the functions of a map type, once. In mode syscall there is nothing to do.
+
+        Raises ``ProbeError`` when the kernel lacks one; what was attached stays.
+        """
+        if self._mode is Mode.SYSCALL:
+            return
+        wanted = functions_of(map_type, by_programs=self._mode is Mode.KPROBE)
+        if not wanted:
+            raise ProbeError(
+                f"mode {self._mode}: the probes do not cover maps of type {type_name(map_type)}",
+                hint="use mode sweep for this map",
+            )
+        fresh = [one for one in wanted if one.number not in self._attached]
+        if not fresh:
+            return
+        self._check(fresh, map_type)
+        if self._mode is Mode.FENTRY:
+            self._attach_traced(fresh)
+        else:
+            self._attach_kprobes(fresh)
+        self._attached.update(one.number for one in fresh)
+
+    def blind(self) -> int | None:
+        """Operations that softirqs did unseen; ``None`` where that is not known."""
+        return self._blindness.read() if self._blindness is not None else None
+
+    def nested(self) -> int | None:
+        """Calls that second copies took over; ``None`` where there are none."""
+        return self._nesting.steps() if self._nesting is not None else None
+
+    def missed(self) -> int:
+        """Calls that no copy of a program saw, on any map of the covered types; never falls."""
+        return self._nesting.missed() if self._nesting is not None else 0
+
+    def close(self) -> None:
+        for part in (self._blindness, self._nesting):
+            if part is not None:
+                part.close()
+
+    def _check(self, wanted: Sequence[MapFunction], map_type: int) -> None:
+        """A renamed form may take its arguments elsewhere: only the exact name will do."""
+        names = [one.symbol for one in wanted]
+        if self._mode is Mode.FENTRY:
+            btf = KernelBtf.load()
+            absent = [name for name in names if not btf.has_function(name)]
+        else:
+            found = SymbolTable.load().resolve(names)
+            absent = [name for name in names if (s := found[name]) is None or s.name != name]
+        if absent:
+            raise ProbeError(
+                f"mode {self._mode}: kernel functions of {type_name(map_type)} maps not found "
+                f"(got no {', '.join(absent)})",
+                hint="see that /proc/kallsyms is readable; else use mode sweep",
+            )
+
+    def _attach_kprobes(self, wanted: Sequence[MapFunction]) -> None:
+        for one in wanted:
+            enter, back = _KPROBES[one.op]
+            # The return first: an entry without its return would leave a stash behind.
+            self._programs.attach_kprobe(
+                one.symbol, back, on_return=True, instances=RETURNS_AWAITED_MAX
+            )
+            self._programs.attach_kprobe(one.symbol, enter, on_return=False)
+        if self._blindness is not None:
+            entries = {enter for enter, _ in _KPROBES.values()}
+            self._blindness.learn(
+                [fd for fd, one in self._programs.probes() if one.function in entries]
+            )
+
+    def _attach_traced(self, wanted: Sequence[MapFunction]) -> None:
+        programs = self._programs
+        firsts = {
+            one.number: programs.attach_tracing(one.symbol, f"leave_{one.symbol}", on_return=True)
+            for one in wanted
+        }
+        if self._nesting is not None:
+            self._nesting.learn(firsts)
+            for one in wanted:
+                programs.attach_tracing(one.symbol, f"again_{one.symbol}", on_return=True)
+        for one in wanted:
+            programs.attach_tracing(one.symbol, f"enter_{one.symbol}", on_return=False)
 
 
 def _attach_calls(programs: ProbeObject, plan: Plan) -> None:
@@ -168,27 +225,6 @@ def _attach_calls(programs: ProbeObject, plan: Plan) -> None:
     programs.attach_kprobe(plan.entry, "on_bpf_entry", on_return=False)
 
 
-def attach_blindness(programs: ProbeObject) -> Blindness | None:
-    """Count what the function probes cannot see; ``None`` where the source has no such part."""
-    if not programs.has("hit_counters"):
-        return None
-    entries = {entry for _, entry, _ in _FUNCTIONS}
-    return Blindness(programs, [fd for fd, one in programs.probes() if one.function in entries])
-
-
-def open_nesting(programs: ProbeObject) -> Nesting | None:
-    """What both copies of the fexit programs missed; ``None`` where there are none."""
-    if not programs.has("steps"):
-        return None
-    return Nesting(programs, [programs.tracing_fd(leave) for _, _, leave, _ in _TRACED])
-
-
 def has_kprobes() -> bool:
     """Whether kprobes can be made through tracefs."""
     return any(os.access(folder / "kprobe_events", os.F_OK) for folder in TRACEFS)
-
-
-def possible_cpus() -> int:
-    """One more than the highest number that a CPU can have."""
-    text = Path("/sys/devices/system/cpu/possible").read_text().strip()
-    return int(text.replace(",", "-").split("-")[-1]) + 1

@@ -28,6 +28,7 @@ _OFFSETS = (
     ("trace_kprobe", "nhit"),
 )
 _COUNTER = struct.Struct("=QIIQ")  # struct hit_counter
+COUNTERS_MAX = 10  # HIT_COUNTERS
 
 
 def blindness_defines(btf: KernelBtf) -> dict[str, int]:
@@ -49,17 +50,39 @@ def blindness_defines(btf: KernelBtf) -> dict[str, int]:
 
 
 class Blindness:
-    """The counter, after it has been shown to read the kernel's right numbers."""
+    """The counter, once it has been shown to read the kernel's right numbers."""
 
-    def __init__(self, programs: ProbeObject, events: Sequence[int]) -> None:
-        """``events``: the perf event descriptors of the entry probes, at most two.
-
-        Where the addresses cannot be learnt, nothing is attached and ``read`` answers ``None``.
-        """
+    def __init__(self, programs: ProbeObject) -> None:
+        self._programs = programs
         self._memory: mmap.mmap | None = None
+        self._failed = False
+        self._learnt = 0  # events
+
+    def learn(self, events: Sequence[int]) -> None:
+        """Count at all of these probes from now on.
+
+        ``events``: the perf event descriptors of the entry probes, at most ``COUNTERS_MAX``, those
+        that were learnt before in front. Where the addresses cannot be learnt, ``read`` answers
+        ``None`` from then on.
+        """
+        assert len(events) <= COUNTERS_MAX
+        if self._failed:
+            return
+        self._failed = not self._find_counters(events)
+        if self._failed:
+            self.close()
+        elif self._memory is None:
+            self._programs.attach_raw_tracepoint("softirq_exit", "on_softirq_exit")
+            self._programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
+            blind = self._programs.map_fd("blind")
+            self._memory = mmap.mmap(blind, mmap.PAGESIZE, prot=mmap.PROT_READ)
+
+    def _find_counters(self, events: Sequence[int]) -> bool:
+        programs = self._programs
         fd = programs.map_fd("hit_counters")
         with KernelMap(os.dup(fd), map_info(fd, "map hit_counters")) as counters:
-            for row, event in enumerate(events):
+            # Those in use keep their address: a softirq may be between its entry and its exit.
+            for row, event in enumerate(events[self._learnt :], self._learnt):
                 counters.update(row.to_bytes(4, "little"), _COUNTER.pack(0, event, 0, 0))
             before = _hits(programs, events)
             try:
@@ -67,19 +90,18 @@ class Blindness:
                     programs.load("learn_hit_counters", ProgramType.RAW_TRACEPOINT), b"", repeat=0
                 )
             except KernelError:
-                return  # no test runs of raw tracepoints before Linux 5.10
+                return False  # no test runs of raw tracepoints before Linux 5.10
             after = _hits(programs, events)
             for row, (low, high) in enumerate(zip(before, after, strict=True)):
                 learnt = counters.lookup(row.to_bytes(4, "little"))
                 address, _, _, found = _COUNTER.unpack(learnt or bytes(_COUNTER.size))
                 if not address or not low <= found <= high:
-                    return
-        programs.attach_raw_tracepoint("softirq_exit", "on_softirq_exit")
-        programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
-        self._memory = mmap.mmap(programs.map_fd("blind"), mmap.PAGESIZE, prot=mmap.PROT_READ)
+                    return False
+        self._learnt = len(events)
+        return True
 
     def read(self) -> int | None:
-        """Operations on any plain hash map that were not seen; ``None``: not known."""
+        """Operations on any map of the covered types that were not seen; ``None``: not known."""
         if self._memory is None:
             return None
         return int.from_bytes(self._memory[:8], "little")

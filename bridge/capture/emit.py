@@ -8,6 +8,7 @@ import struct
 from bridge.capture.ring import BYTES_MAX
 from bridge.capture.ring_source import RingSource
 from bridge.capture.source import Losses
+from bridge.capture.tables import layout_of
 from bridge.errors import BridgeError, Exit
 from bridge.kernel.maps import KernelMap, MapType, open_map, type_name
 from bridge.model import MapSelector
@@ -47,8 +48,7 @@ class EmitSource(RingSource):
                 super().__init__(
                     opened.fileno(),
                     opened.info.max_entries,
-                    target.info.key_size,
-                    target.info.value_size,
+                    layout_of(target.info),
                     lookup=target.lookup,
                     losses=lambda: Losses(ring_full=self._ring_full()),
                     bytes_max=bytes_max,

@@ -203,20 +203,16 @@ class ProbeObject:
             )
             link: int = self._lib.bpf_attach_kfunc(fd) if fd >= 0 else -1
             code = ctypes.get_errno()
+            reason = _short(said(), OSError(code, os.strerror(code)))
         where = f"{'fexit' if on_return else 'fentry'} {symbol}"
         if fd >= 0:
             self._tracing.append((Attachment(where, function), fd, link))
         if link < 0:
-            reason = _short(said(), OSError(code, os.strerror(code)))
             raise ProbeError(
                 f"{where}: cannot be {'attached' if fd >= 0 else 'loaded'} (got {reason})",
                 hint="the kernel must allow tracing programs; else use mode kprobe",
             )
         return fd
-
-    def tracing_fd(self, function: str) -> int:
-        """The descriptor of a program that ``attach_tracing`` attached."""
-        return next(fd for one, fd, _ in self._tracing if one.function == function)
 
     def attach_tracepoint(self, name: str, function: str) -> None:
         """Attach to a classic tracepoint, ``category:event``."""

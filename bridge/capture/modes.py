@@ -7,27 +7,53 @@ from pathlib import Path
 
 from bridge.capture.attach import CACHE
 from bridge.capture.canary import Coverage, prove
+from bridge.capture.functions import PROBED_TYPES
 from bridge.capture.loader import ProbeError
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from bridge.capture.tables import SLOTS_MAX
 from bridge.errors import BridgeError
+from bridge.kernel.maptypes import MapType
 
 # Mode syscall is not among them: alone it is blind to what BPF programs write, and says nothing.
 AUTO_ORDER = (Mode.FENTRY, Mode.KPROBE)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Selection:
     """What runs now. In mode ``SWEEP`` there are no probes: maps are compared at intervals.
 
-    ``rejected`` gives the reason for each mode that was tried and not taken.
+    ``rejected`` gives the reason for each mode that was tried and not taken, ``uncovered`` for
+    each type of map whose changes the probes do not see here. Not thread-safe.
     """
 
     mode: Mode
     probes: ProbeCapture | None
     coverage: Coverage
     rejected: dict[str, str] = field(default_factory=dict)
+    uncovered: dict[int, str] = field(default_factory=dict)
+    _covered: set[int] = field(default_factory=set)
+
+    def covers(self, map_type: int) -> bool:
+        """Whether the probes were seen to report all writes of such maps; tried once for a type."""
+        if self.probes is None or map_type in self.uncovered:
+            return False
+        if map_type not in self._covered:
+            try:
+                self.prove(map_type)
+            except BridgeError as error:
+                self.uncovered[map_type] = str(error)
+                return False
+        return True
+
+    def prove(self, map_type: int) -> None:
+        """See what the probes report of such maps. Raises ``ProbeError`` unless it is all."""
+        if self.probes is None or map_type not in PROBED_TYPES:
+            raise ProbeError(f"mode {self.mode}: no probe knows this type of map")
+        found = prove(self.probes, MapType(map_type))
+        self.coverage = self.coverage.joined(found)
+        _check(found)
+        self._covered.add(map_type)
 
     def close(self) -> None:
         if self.probes is not None:
@@ -56,14 +82,18 @@ def select_mode(mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> S
 def _start_proven(mode: Mode, slots: int, cache: Path) -> Selection:
     probes = ProbeCapture.start(mode, slots=slots, cache=cache)
     try:
-        coverage = prove(probes)
-        if not coverage.proven:
-            gaps = ", ".join(f"{f.writer} {f.operation}: {f.seen}" for f in coverage.gaps())
-            raise ProbeError(
-                f"mode {mode}: the probes do not report all writes (got {gaps})",
-                hint="use mode sweep on this kernel, and report its version",
-            )
+        selection = Selection(mode, probes, Coverage(mode, ()))
+        selection.prove(MapType.HASH)
     except BaseException:
         probes.close()
         raise
-    return Selection(mode, probes, coverage)
+    return selection
+
+
+def _check(coverage: Coverage) -> None:
+    if not coverage.proven:
+        gaps = ", ".join(f"{f.writer} {f.operation}: {f.seen}" for f in coverage.gaps())
+        raise ProbeError(
+            f"mode {coverage.mode}: the probes do not report all writes (got {gaps})",
+            hint="use mode sweep on this kernel, and report its version",
+        )

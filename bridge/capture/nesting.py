@@ -10,7 +10,7 @@ import mmap
 import os
 import platform
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from bridge.capture.loader import ProbeError, ProbeObject, ProgramType
 from bridge.kernel.btf import KernelBtf
@@ -56,51 +56,54 @@ def fentry_defines(btf: KernelBtf) -> dict[str, int]:
     return defines
 
 
-def learn_guards(programs: ProbeObject, firsts: Sequence[int]) -> None:
-    """Tell the second copies where the counters of the first are.
-
-    ``firsts``: descriptors of the first copies, in the order of ``enum guarded``. Raises
-    ``ProbeError`` or ``KernelError``; second copies would then never work.
-    """
-    fd = programs.map_fd("guards")
-    with KernelMap(os.dup(fd), map_info(fd, "map guards")) as guards:
-        for row, program in enumerate(firsts):
-            guards.update(row.to_bytes(4, "little"), _GUARD.pack(0, program, 0))
-        test_run(programs.load("learn_guards", ProgramType.RAW_TRACEPOINT), b"", repeat=0)
-        for row, program in enumerate(firsts):
-            learnt = guards.lookup(row.to_bytes(4, "little")) or bytes(_GUARD.size)
-            address, _, found = _GUARD.unpack(learnt)
-            if not address or found != program_info(program).id:
-                raise ProbeError(
-                    f"mode fentry: a program was not found in the kernel's memory (got id {found})",
-                    hint="use mode kprobe, and report the kernel's version",
-                )
-
-
 class Nesting:
     """Counts calls that neither copy saw."""
 
-    def __init__(self, programs: ProbeObject, firsts: Sequence[int]) -> None:
-        """``firsts`` as for ``learn_guards``; they must stay open as long as this is read."""
-        self._firsts = tuple(firsts)
+    def __init__(self, programs: ProbeObject) -> None:
+        self._programs = programs
+        self._firsts: dict[int, int] = {}  # descriptors by number of the function
         self._memory = mmap.mmap(programs.map_fd("steps"), mmap.PAGESIZE, prot=mmap.PROT_READ)
-        self._missed = [0] * len(self._firsts)
+        self._missed: dict[int, int] = {}
+
+    def learn(self, firsts: Mapping[int, int]) -> None:
+        """Tell the second copies where the counters of these first ones are.
+
+        ``firsts``: descriptors by number of the function; they must stay open as long as this is
+        read. Raises ``ProbeError`` or ``KernelError``; second copies would then never work.
+        """
+        fd = self._programs.map_fd("guards")
+        with KernelMap(os.dup(fd), map_info(fd, "map guards")) as guards:
+            for number, program in firsts.items():
+                guards.update(number.to_bytes(4, "little"), _GUARD.pack(0, program, 0))
+            learn = self._programs.load("learn_guards", ProgramType.RAW_TRACEPOINT)
+            test_run(learn, b"", repeat=0)
+            for number, program in firsts.items():
+                learnt = guards.lookup(number.to_bytes(4, "little")) or bytes(_GUARD.size)
+                address, _, found = _GUARD.unpack(learnt)
+                if not address or found != program_info(program).id:
+                    raise ProbeError(
+                        "mode fentry: a program was not found in the kernel's memory "
+                        f"(got id {found})",
+                        hint="use mode kprobe, and report the kernel's version",
+                    )
+        self._firsts.update(firsts)
 
     def steps(self) -> int:
         """Calls that the second copies took over."""
-        return sum(self._steps_of(row) for row in range(len(self._firsts)))
+        return sum(self._steps_of(number) for number in self._firsts)
 
     def missed(self) -> int:
-        """Operations on any plain hash map that were not seen; never falls."""
-        for row, program in enumerate(self._firsts):
+        """Operations on any map of the covered types that were not seen; never falls."""
+        for number, program in self._firsts.items():
             # The kernel's count comes first: what moves in between makes the difference too
             # small, and the next look sees it.
             refused = program_info(program).recursion_misses
-            self._missed[row] = max(self._missed[row], refused - self._steps_of(row))
-        return sum(self._missed)
+            missed = refused - self._steps_of(number)
+            self._missed[number] = max(self._missed.get(number, 0), missed)
+        return sum(self._missed.values())
 
     def close(self) -> None:
         self._memory.close()
 
-    def _steps_of(self, row: int) -> int:
-        return int.from_bytes(self._memory[8 * row : 8 * row + 8], "little")
+    def _steps_of(self, number: int) -> int:
+        return int.from_bytes(self._memory[8 * number : 8 * number + 8], "little")

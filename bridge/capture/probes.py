@@ -14,23 +14,26 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.capture.attach import (
-    CACHE,
-    CALL_PROGRAMS,
-    attach,
-    attach_blindness,
-    make_plan,
-    open_nesting,
-)
+from bridge.capture.attach import CACHE, CALL_PROGRAMS, FunctionProbes, Plan, attach, make_plan
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
 from bridge.capture.record import ring_bytes as fitting_ring_bytes
 from bridge.capture.ring_source import RingSource
 from bridge.capture.source import Losses, Mode
-from bridge.capture.tables import SLOTS_MAX, LossTable, Watch, check_watchable, losses_since
-from bridge.kernel.maps import KernelMap, MapType, create_map, map_info
+from bridge.capture.tables import (
+    SLOTS_MAX,
+    LossTable,
+    Sieve,
+    Watch,
+    check_watchable,
+    layout_of,
+    losses_since,
+)
+from bridge.kernel.maps import KernelMap, MapType, create_map, map_info, type_name
 from bridge.model import U64
 
 RING_BYTES_MIN = 65_536  # twice the largest record
@@ -54,15 +57,33 @@ class _Tables:
 
     def __init__(self, programs: ProbeObject, slots: int) -> None:
         self.watched = _open(programs, "watched")
+        self.sieve = Sieve(_open(programs, "sieve"))
         self.rings = _open(programs, "rings")
         self.own_threads = _open(programs, "own_threads")
-        self.canary = _open(programs, "canary")
         self.losses = LossTable(programs.map_fd("losses"), slots)
 
     def close(self) -> None:
-        for table in (self.watched, self.rings, self.own_threads, self.canary):
+        for table in (self.watched, self.rings, self.own_threads):
             table.close()
+        self.sieve.close()
         self.losses.close()
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryMap:
+    """A private map of one type: what the canary writes, and what is reported of it.
+
+    ``update`` and ``delete`` are descriptors of the classifiers that write it.
+    """
+
+    map: KernelMap
+    source: RingSource
+    update: int
+    delete: int
+
+    def close(self) -> None:
+        self.source.close()
+        self.map.close()
 
 
 class ProbeCapture:
@@ -71,9 +92,10 @@ class ProbeCapture:
     Made by ``start``; ``close`` detaches everything. All methods may be called from any thread.
     """
 
-    def __init__(self, mode: Mode, programs: ProbeObject, slots: int) -> None:
-        self.mode = mode
+    def __init__(self, plan: Plan, programs: ProbeObject, slots: int) -> None:
+        self.mode = plan.mode
         self._programs = programs
+        self._functions = FunctionProbes(programs, plan)
         self._tables = _Tables(programs, slots)
         self._free = deque(range(slots))
         self._slots: dict[int, _Slot] = {}
@@ -81,10 +103,9 @@ class ProbeCapture:
         self._missed = 0
         self._missed_read_at = 0.0
         self._is_open = True
-        self._blindness = attach_blindness(programs)
-        self._nesting = open_nesting(programs)
         self.canary_lock = threading.Lock()
-        self.canary_source = self.watch(self._tables.canary, RING_BYTES_MIN)
+        self._functions.cover(MapType.HASH)
+        self._canary = self._make_canary(MapType.HASH)
 
     @classmethod
     def start(cls, mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> ProbeCapture:
@@ -94,28 +115,53 @@ class ProbeCapture:
 
         Raises ``ProbeError`` or another ``BridgeError``; then nothing is left attached.
         """
-        programs = attach(make_plan(mode), slots, cache)
+        plan = make_plan(mode)
+        programs = attach(plan, slots, cache)
         try:
-            return cls(mode, programs, slots)
+            return cls(plan, programs, slots)
         except BaseException:
             programs.close()
             raise
 
-    @property
-    def canary(self) -> KernelMap:
-        """The private map that the canary writes; its changes come out of ``canary_source``."""
-        return self._tables.canary
+    def cover(self, map_type: int) -> None:
+        """Attach what maps of a type need beyond the system call; done once for each type.
 
-    def canary_program(self, function: str) -> int:
-        """The descriptor of one of the classifiers that write the canary."""
-        return self._programs.load(function, ProgramType.SCHED_CLS)
+        Raises ``ProbeError`` where the kernel lacks a function, or the probes do not know the type.
+        """
+        with self._lock:
+            self._functions.cover(map_type)
+
+    @contextmanager
+    def canary(self, map_type: MapType) -> Iterator[CanaryMap]:
+        """The private map of a type that the canary writes; one thread at a time."""
+        with self.canary_lock:
+            if map_type is MapType.HASH:
+                yield self._canary  # kept, because threads are learnt with it
+                return
+            made = self._make_canary(map_type)
+            try:
+                yield made
+            finally:
+                made.close()
+
+    def _make_canary(self, map_type: MapType) -> CanaryMap:
+        update, delete = (
+            self._programs.load(name, ProgramType.SCHED_CLS)
+            for name in ("update_canaries", "delete_canaries")
+        )
+        target = _open(self._programs, f"canary_{type_name(map_type)}")
+        try:
+            return CanaryMap(target, self.watch(target, RING_BYTES_MIN), update, delete)
+        except BaseException:
+            target.close()
+            raise
 
     def watch(self, target: KernelMap, ring_bytes: int) -> RingSource:
         """Report the changes of a map from now on, through a ring of at least ``ring_bytes``.
 
-        The map must stay open as long as the source, which closing ends the watch. Raises
-        ``UnwatchableError`` for kinds of maps that are not covered, ``ProbeError`` when the map is
-        watched already or no slot is free.
+        The map must stay open as long as the source, which closing ends the watch. ``cover`` its
+        type first. Raises ``UnwatchableError`` for kinds of maps that cannot be covered,
+        ``ProbeError`` when the map is watched already or no slot is free.
         """
         info = target.info
         check_watchable(info)
@@ -129,7 +175,7 @@ class ProbeCapture:
                 )
             size = fitting_ring_bytes(max(ring_bytes, RING_BYTES_MIN))
             slot = _Slot(
-                Watch(self._free[0], info.key_size, info.value_size),
+                Watch(self._free[0], layout_of(info)),
                 self._tables.losses.read(self._free[0]),
                 self._count_missed(fresh=True),
             )
@@ -139,8 +185,7 @@ class ProbeCapture:
                 source = RingSource(
                     ring.fileno(),
                     size,
-                    info.key_size,
-                    info.value_size,
+                    slot.watch.layout,
                     lookup=target.lookup,
                     losses=lambda: self.losses(info.id),
                     on_close=lambda: self.unwatch(info.id),
@@ -148,6 +193,7 @@ class ProbeCapture:
             self._free.popleft()
             self._slots[info.id] = slot
             try:
+                self._tables.sieve.add(info.id, 1)
                 self._tables.watched.update(info.id.to_bytes(4, "little"), slot.watch.pack())
             except BaseException:
                 source.close()
@@ -161,6 +207,7 @@ class ProbeCapture:
             if slot is None or not self._is_open:
                 return
             self._tables.watched.delete(map_id.to_bytes(4, "little"))
+            self._tables.sieve.add(map_id, -1)
             self._tables.rings.delete(slot.watch.slot.to_bytes(4, "little"))
             # To the far end: a program that is just running may still have the old number.
             self._free.append(slot.watch.slot)
@@ -179,12 +226,12 @@ class ProbeCapture:
             return losses_since(slot.base, now, self._count_missed() - slot.missed)
 
     def blind(self) -> int | None:
-        """Operations on any plain hash map that the kernel kept the function probes from.
+        """Operations on any map of the covered types that the kernel kept the probes from.
 
         They are part of ``losses``. ``None`` where the kernel does not let them be counted.
         """
         with self._lock:
-            return self._blindness.read() if self._blindness is not None else None
+            return self._functions.blind()
 
     def nested(self) -> int | None:
         """Calls that a second copy of the fexit programs took over; ``None`` where there is none.
@@ -192,7 +239,7 @@ class ProbeCapture:
         They are not losses.
         """
         with self._lock:
-            return self._nesting.steps() if self._nesting is not None else None
+            return self._functions.nested()
 
     def attachments(self) -> tuple[Attachment, ...]:
         """Where programs are attached, with the kernel's counts."""
@@ -206,11 +253,11 @@ class ProbeCapture:
         """
         key = os.urandom(4)
         with self.canary_lock:
-            self.canary_source.drain()
-            self.canary.update(key, bytes(8))
+            self._canary.source.drain()
+            self._canary.map.update(key, bytes(8))
             thread = self._writer_of(key)
             self._tables.own_threads.update(thread.to_bytes(4, "little"), _ONE)
-            self.canary.delete(key)
+            self._canary.map.delete(key)
         return thread
 
     def forget_thread(self, thread: int) -> None:
@@ -224,15 +271,13 @@ class ProbeCapture:
                 return
             self._is_open = False
             self._programs.close()
-            for part in (self._blindness, self._nesting):
-                if part is not None:
-                    part.close()
-            self.canary_source.close()
+            self._functions.close()
+            self._canary.close()
             self._tables.close()
 
     def _writer_of(self, key: bytes) -> int:
         for _ in range(_CANARY_TRIES):
-            for batch in self.canary_source.drain():
+            for batch in self._canary.source.drain():
                 for row in range(len(batch)):
                     if batch.keys[row].tobytes() == key:
                         return int(batch.writers[row])
@@ -257,8 +302,7 @@ class ProbeCapture:
                 if one.function in CALL_PROGRAMS:
                     by_target[one.function] = one.skipped
             self._missed = sum(by_target.values())
-            if self._nesting is not None:
-                self._missed += self._nesting.missed()
+            self._missed += self._functions.missed()
             self._missed_read_at = time.monotonic()
         return self._missed + (self.blind() or 0)
 

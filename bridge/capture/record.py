@@ -29,7 +29,8 @@ class Flag(enum.IntFlag):
 
 
 DURATION_UNKNOWN = 0xFFFF_FFFF
-SCRATCH_SIZE = 32_768
+SCRATCH_SIZE = 32_768  # of the record of a batch
+SINGLE_SIZE_MAX = 8_192
 HEADER = np.dtype(
     [
         ("left", "<u8"),
@@ -53,15 +54,20 @@ class MalformedRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Sizes of one map's records."""
+    """Sizes of one map's records.
+
+    ``keys_only``: no record carries a value, as with per-CPU maps, whose values no CPU knows alone.
+    """
 
     key_size: int
     value_size: int
+    keys_only: bool = False
 
     @property
     def carries_value(self) -> bool:
-        """Whether a single's value fits its record; if not, singles have the READ_KEY form."""
-        return read_key_size(self.key_size) + pad8(self.value_size) <= SCRATCH_SIZE
+        """Whether singles carry their value; if not, they have the READ_KEY form."""
+        size = read_key_size(self.key_size) + pad8(self.value_size)
+        return not self.keys_only and size <= SINGLE_SIZE_MAX
 
     @property
     def single_size(self) -> int:

@@ -61,8 +61,7 @@ class RingSource:
         self,
         ring_fd: int,
         ring_size: int,
-        key_size: int,
-        value_size: int,
+        layout: Layout,
         *,
         lookup: Lookup,
         losses: Callable[[], Losses],
@@ -72,7 +71,7 @@ class RingSource:
     ) -> None:
         self._reader = RingReader(ring_fd, ring_size)
         self.skipped = self._reader.skip() if skip_backlog else 0
-        self._layout = Layout(key_size, value_size)
+        self._layout = layout
         self._lookup = lookup
         self._losses = losses
         self._bytes_max = bytes_max

@@ -11,14 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge.capture.functions import PROBED_TYPES
 from bridge.capture.record import HEADER_SIZE, SCRATCH_SIZE, Layout, pad8
 from bridge.capture.source import Losses
 from bridge.errors import BridgeError
-from bridge.kernel.maptypes import MapType, type_name
+from bridge.kernel.handle import KernelMap
+from bridge.kernel.maptypes import PER_CPU_TYPES, type_name
 from bridge.model import KEY_SIZE_MAX, U64, VALUE_SIZE_MAX, MapInfo
 
 SLOTS_MAX = 1024  # maps watched at once, twin of MB_SLOTS
+SIEVE_SIZE = 1024
 WATCH = struct.Struct("=6I")  # struct watch
+_KEYS_ONLY = 1  # enum watch_flag
 LOSS_KINDS = ("ring_full", "unpaired", "fault", "stash_full")  # enum loss
 _LOSSES_BYTES = 64  # struct losses
 _BATCH_KEYS_BYTES_MAX = 8192  # KEYS_MAX
@@ -33,35 +37,61 @@ class Watch:
     """What the programs know of a watched map."""
 
     slot: int
-    key_size: int
-    value_size: int
+    layout: Layout
 
     @property
     def chunk_deletes(self) -> int:
         """Entries of a batch in one record when it carries keys only."""
-        return max(1, _BATCH_KEYS_BYTES_MAX // self.key_size)
+        return max(1, _BATCH_KEYS_BYTES_MAX // self.layout.key_size)
 
     @property
     def chunk_updates(self) -> int:
         """Entries of a batch in one record when it carries values too."""
-        if not Layout(self.key_size, self.value_size).carries_value:
+        if not self.layout.carries_value:
             return self.chunk_deletes
         room = SCRATCH_SIZE - HEADER_SIZE - 2 * 7  # either column is padded
-        return max(1, min(self.chunk_deletes, room // (self.key_size + self.value_size)))
+        width = self.layout.key_size + self.layout.value_size
+        return max(1, min(self.chunk_deletes, room // width))
 
     def pack(self) -> bytes:
         return WATCH.pack(
-            self.slot, self.key_size, self.value_size, self.chunk_updates, self.chunk_deletes, 0
+            self.slot,
+            self.layout.key_size,
+            self.layout.value_size,
+            self.chunk_updates,
+            self.chunk_deletes,
+            0 if self.layout.carries_value else _KEYS_ONLY,
         )
+
+
+def layout_of(info: MapInfo) -> Layout:
+    """The records of a map."""
+    return Layout(info.key_size, info.value_size, keys_only=info.type in PER_CPU_TYPES)
+
+
+class Sieve:
+    """How many watched maps have an id with the same low bits; see ``sieve`` in the programs."""
+
+    def __init__(self, table: KernelMap) -> None:
+        self._table = table
+
+    def add(self, map_id: int, by: int) -> None:
+        """Count a map in (1) before it is watched, out (-1) after. Under the owner's lock."""
+        place = (map_id % SIEVE_SIZE).to_bytes(4, "little")
+        count = int.from_bytes(self._table.lookup(place) or bytes(4), "little")
+        self._table.update(place, (count + by).to_bytes(4, "little"))
+
+    def close(self) -> None:
+        self._table.close()
 
 
 def check_watchable(info: MapInfo) -> None:
     """Raises ``UnwatchableError`` for a map that the probes do not cover."""
     subject = f"map {info.name or '(no name)'} (id {info.id})"
-    if info.type != MapType.HASH:
+    if info.type not in PROBED_TYPES:
         raise UnwatchableError(
-            f"{subject}: type not supported by the probes yet (got {type_name(info.type)})",
-            hint="only plain hash maps are captured by probes; use mode sweep for this map",
+            f"{subject}: no probes for this type of map (got {type_name(info.type)})",
+            hint=f"the probes cover {', '.join(type_name(one) for one in PROBED_TYPES)}",
         )
     if info.key_size > KEY_SIZE_MAX:
         raise UnwatchableError(

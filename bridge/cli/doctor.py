@@ -74,6 +74,8 @@ def _print_checks(checks: list[Check]) -> None:
 
 
 def _print_modes(reports: list[ModeReport], automatic: str) -> None:
+    from bridge.cli.coverage import summary
+
     for report in reports:
         output.line()
         if report.error:
@@ -85,8 +87,18 @@ def _print_modes(reports: list[ModeReport], automatic: str) -> None:
         output.line(f"mode {report.mode}: {verdict}; a map was written, and the probes reported:")
         output.print_table(
             ("writer", "operation", "reported", "detail"),
-            [(w.writer, w.operation, w.seen, w.detail) for w in report.writes],
+            [
+                (w.writer, w.operation, w.seen, w.detail)
+                for w in report.writes
+                if w.map_type == "hash"
+            ],
         )
+        output.line()
+        output.print_table(
+            ("type of map", "system call", "batch system call", "bpf program"), summary(report)
+        )
+        for map_type, reason in report.uncovered.items():
+            output.line(f"{map_type} maps are swept here: {reason}")
     output.line()
     output.line(f'capture.mode = "auto" means "{automatic}" here')
 

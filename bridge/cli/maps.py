@@ -30,7 +30,8 @@ class MapRow:
     name: str
     type: str
     key_size: int
-    value_size: int
+    value_size: int  # of a per-CPU map: of all its CPUs
+    cpus: int
     max_entries: int
     pins: tuple[str, ...]
     supported: str
@@ -63,7 +64,7 @@ def command(show_all: bool, as_json: bool) -> None:
             row.name or "-",
             row.type,
             row.key_size,
-            row.value_size,
+            f"{row.cpus}x{row.value_size // row.cpus}" if row.cpus else row.value_size,
             row.max_entries,
             row.supported if not row.reason else f"{row.supported}: {row.reason}",
             " ".join(row.pins) or "-",
@@ -117,8 +118,9 @@ def _row(info: MapInfo, pins: tuple[str, ...]) -> MapRow:
         type_name(info.type),
         info.key_size,
         info.value_size,
+        info.cpus,
         info.max_entries,
         pins,
         verdict.support,
-        verdict.reason,
+        f"publish only: {verdict.reason}" if verdict.publish_only else verdict.reason,
     )

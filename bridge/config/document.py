@@ -18,7 +18,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from bridge.config import settings
 from bridge.config.settings import CaptureMode, ListenAddress, Storage
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
-from bridge.model import Role, is_token
+from bridge.model import Evict, Role, is_token
 
 PAGE_BYTES = 4096
 MAPS_MAX = 256
@@ -205,6 +205,7 @@ class MapTable(SelectorTable):
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
+    evict: Annotated[Evict, BeforeValidator(_choice(Evict))] = Evict.LOCAL
 
 
 class Document(Table):

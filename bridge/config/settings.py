@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.model import MapSelector, Role
+from bridge.model import Evict, MapSelector, Role
 
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
 SWEEP_SECONDS = 0.25
@@ -98,6 +98,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    evict: Evict = Evict.LOCAL  # of LRU maps
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ import numpy as np
 from bridge.kernel import syscall
 from bridge.kernel.elements import (
     BatchOutcome,
-    KeyWalk,
     address_of,
     delete_rows,
     lookup_and_delete,
@@ -29,11 +28,10 @@ from bridge.kernel.errors import (
     Asked,
     MapClosedError,
     SizeMismatchError,
-    UnsupportedError,
     check,
     translate,
 )
-from bridge.kernel.maptypes import ARRAY_TYPES, PER_CPU_TYPES, UpdateFlag, type_name
+from bridge.kernel.maptypes import ARRAY_TYPES, UpdateFlag
 from bridge.kernel.scan import NO_BATCH, BatchCursor, count_entries, entries_within, scan_map
 from bridge.kernel.syscall import Command
 from bridge.model import U8, MapInfo
@@ -87,7 +85,6 @@ class KernelMap:
 
     def lookup(self, key: bytes) -> bytes | None:
         """The value of a key, or ``None``."""
-        self._need_values("lookup")
         value = self._value_type()
         key_copy = self._key(key)
         code = syscall.element(
@@ -103,7 +100,6 @@ class KernelMap:
 
     def update(self, key: bytes, value: bytes, flags: int = UpdateFlag.ANY) -> None:
         """Set a key. Raises MapFullError, KeyExistsError, KeyMissingError, MapBusyError, ..."""
-        self._need_values("update")
         if len(value) != self.info.value_size:
             raise self._size_error("value", len(value), self.info.value_size)
         key_copy = self._key(key)
@@ -128,7 +124,6 @@ class KernelMap:
 
     def lookup_and_delete(self, key: bytes) -> bytes | None:
         """Take a key out and answer its value, or ``None``. One step from Linux 5.14 on."""
-        self._need_values("lookup and delete")
         value = self._value_type()
         key_copy = self._key(key)
         code = lookup_and_delete(
@@ -147,19 +142,12 @@ class KernelMap:
         A key that stays in the map during the scan comes exactly once; of others nothing is
         promised. Wide values mean fewer entries per call.
         """
-        self._need_values("scan")
         return scan_map(self.fileno, self.info, entries_per_call)
 
     def count(self) -> int:
         """How many entries there are now (an array: all its slots)."""
         if self.info.type in ARRAY_TYPES:
             return self.info.max_entries
-        if self.info.type in PER_CPU_TYPES:
-            walk = KeyWalk(self.info)
-            total = 0
-            while walk.step(self.fileno()) is not None:
-                total += 1
-            return total
         return count_entries(self.fileno, self.info, SCAN_ENTRIES)
 
     def update_batch(self, keys: U8, values: U8, flags: int = UpdateFlag.ANY) -> BatchOutcome:
@@ -167,7 +155,6 @@ class KernelMap:
 
         The kernel takes no NOEXIST or EXIST here: with them it is one call per key.
         """
-        self._need_values("update batch")
         fd = self.fileno()
         self._check_rows(keys, "key", self.info.key_size)
         self._check_rows(values, "value", self.info.value_size)
@@ -193,7 +180,6 @@ class KernelMap:
 
         A bucket leaves whole: a small ``count`` can bring a few more than asked for.
         """
-        self._need_values("lookup and delete batch")
         cursor = BatchCursor(self.info, entries_within(self.info, count))
         code, done = cursor.read(self.fileno(), Command.MAP_LOOKUP_AND_DELETE_BATCH)
         if code == 0:
@@ -271,13 +257,4 @@ class KernelMap:
                 f"{self._subject}: {what}: contiguous u8 rows of {width} bytes needed "
                 f"(got {layout} {rows.dtype})",
                 hint="pass the array through numpy.ascontiguousarray",
-            )
-
-    def _need_values(self, action: str) -> None:
-        # Their values are round_up(size, 8) x possible CPUs long: another size on every node.
-        if self.info.type in PER_CPU_TYPES:
-            raise UnsupportedError(
-                f"{self._subject}: {action}: values of per-CPU maps are not supported "
-                f"(got {type_name(self.info.type)})",
-                hint="use the type of map without per-CPU values",
             )

@@ -9,6 +9,7 @@ import struct
 from pathlib import Path
 
 from bridge.kernel import syscall
+from bridge.kernel.cpus import possible_cpus
 from bridge.kernel.elements import BatchOutcome
 from bridge.kernel.errors import (
     Asked,
@@ -20,7 +21,7 @@ from bridge.kernel.errors import (
     translate,
 )
 from bridge.kernel.handle import SCAN_ENTRIES, KernelMap
-from bridge.kernel.maptypes import MapFlag, MapType, UpdateFlag, type_name
+from bridge.kernel.maptypes import PER_CPU_TYPES, MapFlag, MapType, UpdateFlag, type_name
 from bridge.kernel.syscall import OBJECT_NAME_BYTES, Command
 from bridge.model import MapInfo, MapSelector
 
@@ -187,7 +188,10 @@ def map_info(fd: int, subject: str) -> MapInfo:
     check(code, Asked.OPEN, subject, "read info")
     number, map_id, key, value, entries, flags, name = _MAP_INFO.unpack_from(data)
     text = name.split(b"\0", 1)[0].decode("utf-8", "replace")
-    return MapInfo(map_id, text, number, key, value, entries, flags)
+    cpus = possible_cpus() if number in PER_CPU_TYPES else 0
+    # kernel/bpf/syscall.c, bpf_map_value_size
+    width = -(-value // 8) * 8 * cpus if cpus else value
+    return MapInfo(map_id, text, number, key, width, entries, flags, cpus)
 
 
 def _adopt(fd: int, subject: str) -> KernelMap:

@@ -77,7 +77,19 @@ ARRAY_TYPES = frozenset((MapType.ARRAY, MapType.PERCPU_ARRAY))
 
 # Types whose LOOKUP_BATCH walks buckets or indexes and so never comes back to a key. The others
 # walk by the last key and start again when it has vanished.
-SINGLE_PASS_TYPES = frozenset((MapType.HASH, MapType.LRU_HASH, MapType.ARRAY))
+SINGLE_PASS_TYPES = frozenset(
+    (
+        MapType.HASH,
+        MapType.LRU_HASH,
+        MapType.PERCPU_HASH,
+        MapType.LRU_PERCPU_HASH,
+        MapType.ARRAY,
+        MapType.PERCPU_ARRAY,
+    )
+)
+
+# Types that make room for a new key by dropping one that was not used for long.
+LRU_TYPES = frozenset((MapType.LRU_HASH, MapType.LRU_PERCPU_HASH))
 
 
 def type_name(number: int) -> str:

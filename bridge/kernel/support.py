@@ -19,10 +19,14 @@ class Support(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The answer for one map; ``reason`` is empty for a plain yes."""
+    """The answer for one map; ``reason`` is empty for a plain yes.
+
+    ``publish_only``: what other nodes say of such a map cannot be written into it.
+    """
 
     support: Support
     reason: str = ""
+    publish_only: bool = False
 
 
 _OBJECTS = "its values are kernel objects of this machine"
@@ -51,28 +55,30 @@ _REASONS = {
     MapType.USER_RINGBUF: _QUEUE,
     MapType.ARENA: _QUEUE,
     MapType.CGROUP_STORAGE: _STORAGE,
+    MapType.PERCPU_CGROUP_STORAGE: _STORAGE,
     MapType.SK_STORAGE: _STORAGE,
     MapType.INODE_STORAGE: _STORAGE,
     MapType.TASK_STORAGE: _STORAGE,
     MapType.CGRP_STORAGE: _STORAGE,
-    MapType.LPM_TRIE: "this type is not supported yet",
-    # A sweep sees a missing key and cannot know that the kernel evicted it to make room; published
-    # as a delete, a full map of one node would empty those of the others.
-    MapType.LRU_HASH: "evictions cannot be told from deletes yet",
 }
+
+
+_KNOWN = frozenset((MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE))
 
 
 def judge(info: MapInfo) -> Verdict:
     """Whether the bridge can take the map."""
-    if info.type in PER_CPU_TYPES:
-        return Verdict(Support.NO, "it has a value per CPU, and nodes differ in their CPUs")
     if info.type in _REASONS:
         return Verdict(Support.NO, _REASONS[MapType(info.type)])
     if info.key_size > KEY_SIZE_MAX or info.value_size > VALUE_SIZE_MAX:
         return Verdict(
             Support.NO, f"keys over {KEY_SIZE_MAX} or values over {VALUE_SIZE_MAX} bytes"
         )
-    if info.type == MapType.HASH:
+    if info.type in PER_CPU_TYPES:
+        return Verdict(
+            Support.SWEEP, "its values belong to the CPUs of this machine", publish_only=True
+        )
+    if info.type in _KNOWN:
         return Verdict(Support.YES)
     if info.type == MapType.ARRAY:
         return Verdict(Support.SWEEP, "programs write arrays in place, where no probe sees it")

@@ -30,10 +30,22 @@ def read_layout(opened: KernelMap) -> Layout:
             f"map {info.name} (id {info.id}): has no BTF, so its fields are not known",
             hint="compile its program with -g, and name the map's types with __type(key, ...)",
         )
-    return Layout(
-        read_type(types.btf, types.key_id, info.key_size),
-        read_type(types.btf, types.value_id, info.value_size),
-    )
+    key = read_type(types.btf, types.key_id, info.key_size)
+    if info.cpus:
+        return Layout(key, _of_each_cpu(types.btf, types.value_id, info.cpus, info.value_size))
+    return Layout(key, read_type(types.btf, types.value_id, info.value_size))
+
+
+def _of_each_cpu(btf: Btf, type_id: int, cpus: int, size: int) -> Type:
+    """What bpf(2) gives of a per-CPU map: a value for each CPU, padded to 8 bytes."""
+    if type_id == 0:
+        return Type(Kind.BYTES, size)
+    one, stride = _Reader(btf).type_of(type_id), size // cpus
+    if one.size > stride:
+        raise BtfError(f"BTF: {one.label} has {one.size} bytes (got a map with {stride} a CPU)")
+    if one.size < stride:
+        one = Type(Kind.STRUCT, stride, "cpu", fields=(Field("value", 0, one),))
+    return Type(Kind.ARRAY, size, element=one, count=cpus)
 
 
 def read_type(btf: Btf, type_id: int, size: int) -> Type:

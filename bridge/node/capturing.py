@@ -17,7 +17,7 @@ from bridge.capture.scan import ScannedSource, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.config.settings import Config, MapConfig
 from bridge.errors import InvariantError
-from bridge.kernel.maps import KernelMap
+from bridge.kernel.maps import KernelMap, type_name
 from bridge.kernel.support import Support, judge
 from bridge.model import MapInfo
 from bridge.node.lane import Lane
@@ -79,8 +79,9 @@ class Capturing:
         """Whether this map's changes are seen by comparing its contents."""
         if entry.emit is not None or not entry.role.publishes:
             return False
-        no_probes = self._selection is None or self._selection.probes is None
-        return no_probes or judge(info).support is Support.SWEEP
+        if self._selection is None or judge(info).support is Support.SWEEP:
+            return True
+        return not self._selection.covers(info.type)
 
     def add(
         self,
@@ -180,6 +181,9 @@ class Capturing:
         if self._selection is not None:
             answer["rejected"] = self._selection.rejected
             answer["coverage"] = self._selection.coverage.as_dict()
+            answer["uncovered"] = {
+                type_name(number): reason for number, reason in self._selection.uncovered.items()
+            }
         return answer
 
     def check(self) -> None:

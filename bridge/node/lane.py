@@ -11,9 +11,12 @@ from dataclasses import dataclass
 
 from bridge.bus.outbox import Outbox
 from bridge.core.fingerprints import Differences
+from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, Cause, DeltaBatch
+
+PLAIN = Identity()
 
 
 @dataclass(slots=True)
@@ -29,10 +32,11 @@ class CaptureCounters:
 class Lane:
     """One map's way out. Implements ``bridge.capture.scan.Comparison``."""
 
-    def __init__(self, replica: Replica, outbox: Outbox | None) -> None:
+    def __init__(self, replica: Replica, outbox: Outbox | None, identity: Identity = PLAIN) -> None:
         self.lock = threading.Lock()
         self.replica = replica
         self.outbox = outbox
+        self.identity = identity
         self.counters = CaptureCounters()
         self._drained = 0
         if outbox is not None:
@@ -41,6 +45,7 @@ class Lane:
     def sink(self, batch: DeltaBatch) -> bool:
         """Take captured changes; ``False`` leaves them with the caller, who tries again."""
         assert self.outbox is not None, "a map that is not published has no capture"
+        batch = self.identity.batch(batch)
         with self.lock:
             if not self.outbox.put(batch):
                 self.counters.refused += 1
@@ -76,5 +81,6 @@ class Lane:
             self.replica.begin_scan(now)
 
     def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
+        complete = complete and self.identity.missing_means_deleted
         with self.lock:
-            return self.replica.compare(keys, values, complete=complete)
+            return self.replica.compare(self.identity.keys(keys), values, complete=complete)

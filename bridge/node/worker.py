@@ -17,10 +17,12 @@ from bridge.bus.protocol import Broken, Bus, Gap, Received, Subscription
 from bridge.bus.publish_loop import PublishLoop
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError, Exit
 from bridge.kernel.errors import MapNotFoundError, UnsupportedError
-from bridge.kernel.maps import KernelMap, open_map
+from bridge.kernel.maps import KernelMap, MapType, open_map
+from bridge.kernel.maptypes import LRU_TYPES
 from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
@@ -199,6 +201,12 @@ class MapWorker:
                 f"map {self.config.name}: cannot be bridged, {verdict.reason}",
                 hint="`mapbridge maps --all` lists what can be",
             )
+        if verdict.publish_only and role.applies:
+            kernel_map.close()
+            raise UnsupportedError(
+                f"map {self.config.name}: cannot be applied to, {verdict.reason} (got role {role})",
+                hint='set role = "publish" for this map',
+            )
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
@@ -211,7 +219,12 @@ class MapWorker:
         outbox = None
         if role.publishes:
             outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
-        return _Parts(kernel_map, Lane(replica, outbox))
+        identity = Identity(
+            prefixes=info.type == MapType.LPM_TRIE,
+            evicts=info.type in LRU_TYPES,
+            policy=self.config.evict,
+        )
+        return _Parts(kernel_map, Lane(replica, outbox, identity))
 
     async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         parts.target = ApplyTarget(

@@ -102,11 +102,19 @@ def test_maps_prints_rows_and_json(pinned: KernelMap, folder: Path) -> None:
 
 
 def test_maps_that_cannot_be_bridged_are_listed_with_the_reason_on_demand() -> None:
-    with create_map(MapType.PERCPU_HASH, 4, 8, 7, name="cli_percpu") as made:
-        assert "cli_percpu" not in CliRunner().invoke(cli, ["maps"]).stdout
+    with create_map(MapType.QUEUE, 0, 8, 7, name="cli_queue") as made:
+        assert "cli_queue" not in CliRunner().invoke(cli, ["maps"]).stdout
         said = CliRunner().invoke(cli, ["maps", "--all"]).stdout
         (line,) = [line for line in said.splitlines() if line.split()[0] == str(made.info.id)]
-        assert "no: it has a value per CPU" in line
+        assert "no: it has no keys" in line
+
+
+def test_sizes_of_per_cpu_maps_are_those_of_one_cpu() -> None:
+    with create_map(MapType.PERCPU_HASH, 4, 12, 7, name="cli_percpu") as made:
+        said = CliRunner().invoke(cli, ["maps"]).stdout
+        (line,) = [line for line in said.splitlines() if line.split()[0] == str(made.info.id)]
+    assert line.split()[2:6] == ["percpu_hash", "4", f"{made.info.cpus}x16", "7"]
+    assert "publish only" in line
 
 
 def test_pins_of_other_things_are_left_out(pinned: KernelMap, folder: Path) -> None:

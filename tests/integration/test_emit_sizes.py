@@ -128,7 +128,11 @@ def test_the_header_in_a_bcc_program(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ring_fd = program[b"ring"].map_fd
     value_size = ctypes.sizeof(ctypes.c_uint64) * 2
     source = RingSource(
-        ring_fd, 16 * os.sysconf("SC_PAGE_SIZE"), 7, value_size, lookup=_never, losses=Losses
+        ring_fd,
+        16 * os.sysconf("SC_PAGE_SIZE"),
+        Layout(7, value_size),
+        lookup=_never,
+        losses=Losses,
     )
     run_program(emit.fd, bytes(64), repeat=7)
     (batch,) = source.drain()

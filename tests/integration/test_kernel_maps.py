@@ -215,20 +215,37 @@ def test_longest_prefix_map() -> None:
         assert routes.update_batch(keys, rows_of(range(256), 4)) == BatchOutcome(100, EINVAL)
 
 
-def test_per_cpu_values_are_refused() -> None:
-    with create_map(MapType.PERCPU_HASH, 4, 8, 10, name="counters") as counters:
-        with pytest.raises(errors.UnsupportedError, match=r"per-CPU .* percpu_hash"):
-            counters.lookup(bytes(4))
-        with pytest.raises(errors.UnsupportedError):
-            counters.update(bytes(4), bytes(8))
-        with pytest.raises(errors.UnsupportedError):
-            counters.scan()
-        with pytest.raises(errors.UnsupportedError):
-            counters.update_batch(np.zeros((1, 4), np.uint8), np.zeros((1, 8), np.uint8))
-        with pytest.raises(errors.UnsupportedError):
-            counters.lookup_and_delete_batch(5)
-        assert counters.count() == 0
-        assert counters.delete(bytes(4)) is False
+@pytest.mark.parametrize("map_type", [MapType.PERCPU_HASH, MapType.LRU_PERCPU_HASH])
+def test_values_of_per_cpu_maps_are_those_of_all_cpus(map_type: MapType) -> None:
+    with create_map(map_type, 4, 12, 1009, name="counters") as counters:
+        info = counters.info
+        assert info.value_size == 16 * info.cpus  # padded to eight bytes each
+        keys, values = rows_of(range(211), 4), rows_of(range(211), info.value_size)
+        values.reshape(211, info.cpus, 16)[:, :, 12:] = 0  # the padding, which the kernel keeps
+        assert counters.update_batch(keys, values) == BatchOutcome(211)
+        counters.update(bytes([255] * 4), values[7].tobytes())
+        assert counters.lookup(bytes([255] * 4)) == values[7].tobytes()
+        found = {
+            key.tobytes(): value.tobytes()
+            for chunk in counters.scan()
+            for key, value in zip(*chunk, strict=True)
+        }
+        assert found.pop(bytes([255] * 4)) == values[7].tobytes()
+        assert found == {k.tobytes(): v.tobytes() for k, v in zip(keys, values, strict=True)}
+        assert counters.count() == 212
+        assert counters.delete(bytes([255] * 4))
+        taken, _ = counters.lookup_and_delete_batch(1000)
+        assert len(taken) == 211
+
+
+def test_every_cpu_has_a_value_in_an_array() -> None:
+    with create_map(MapType.PERCPU_ARRAY, 4, 8, 17, name="counts") as counts:
+        value = b"".join(cpu.to_bytes(8, "little") for cpu in range(counts.info.cpus))
+        counts.update((3).to_bytes(4, "little"), value)
+        ((keys, values),) = counts.scan()
+        assert len(keys) == 17
+        assert values[3].tobytes() == value
+        assert not values[4].any()
 
 
 @needs_capabilities(Capability.CAP_NET_ADMIN)

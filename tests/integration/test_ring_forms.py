@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.capture.record import Flag
+from bridge.capture.record import Flag, Layout
 from bridge.capture.ring_source import RingSource
 from bridge.capture.source import Losses
 from bridge.kernel.features import Capability
@@ -40,8 +40,7 @@ def source(raw: LoadedObject) -> Iterator[RingSource]:
     source = RingSource(
         ring.fileno(),
         ring.info.max_entries,
-        8,
-        8,
+        Layout(8, 8),
         lookup=raw.map("raw_map").lookup,
         losses=Losses,
         skip_backlog=True,

@@ -21,6 +21,7 @@ from bridge.capture.canary import Seen, Writer, prove
 from bridge.capture.loader import ProbeError, ProbeObject
 from bridge.capture.modes import select_mode
 from bridge.capture.probes import ProbeCapture
+from bridge.capture.record import Layout
 from bridge.capture.source import Losses, Mode
 from bridge.capture.tables import UnwatchableError, Watch
 from bridge.errors import UnavailableError
@@ -119,7 +120,7 @@ def test_batches_come_as_columns(capture: ProbeCapture) -> None:
     with watched(capture) as one:
         one.map.update_batch(rows(1, PRIME, 4), rows(1, PRIME, 8))
         assert one.count() == PRIME
-        chunk = Watch(0, 4, 8).chunk_updates if by_calls(capture) else 1
+        chunk = Watch(0, Layout(4, 8)).chunk_updates if by_calls(capture) else 1
         assert one.source.ring_statistics().records == -(-PRIME // chunk)
 
 
@@ -306,7 +307,7 @@ def test_large_values(capture: ProbeCapture, value_size: int) -> None:
 
 def test_batch_of_64_chunks_and_one_more(capture: ProbeCapture) -> None:
     with watched(capture, 4, 8000, 512) as one:
-        chunk = Watch(0, 4, 8000).chunk_updates
+        chunk = Watch(0, Layout(4, 8000)).chunk_updates
         count = 64 * chunk
         one.map.update_batch(rows(1, count, 4), rows(1, count, 8000))
         one.assert_whole(count)
@@ -363,9 +364,9 @@ def test_slots_are_given_back(capture: ProbeCapture) -> None:
 
 
 def test_refusals(capture: ProbeCapture) -> None:
-    array = create_map(MapType.ARRAY, 4, 8, 4, name="an_array")
-    with array, pytest.raises(UnwatchableError, match=r"map an_array .*\(got array\)"):
-        capture.watch(array, 1 << 16)
+    queue = create_map(MapType.QUEUE, 0, 8, 4, name="a_queue")
+    with queue, pytest.raises(UnwatchableError, match=r"map a_queue .*\(got queue\)"):
+        capture.watch(queue, 1 << 16)
     wide = create_map(MapType.HASH, 4, 65_537, 1, name="wide")
     with wide, pytest.raises(UnwatchableError, match=r"map wide .*\(got 65537\)"):
         capture.watch(wide, 1 << 16)
@@ -391,7 +392,7 @@ def test_canary(capture: ProbeCapture) -> None:
     assert seen[Writer.SYSCALL, "refused update"] is Seen.QUIET
     unseen = Seen.NO if capture.mode is Mode.SYSCALL else Seen.YES
     assert seen[Writer.PROGRAM, "update"] is unseen
-    assert coverage.as_dict()["system call"]["refused update"] == "quiet"
+    assert coverage.as_dict()["hash"]["system call"]["refused update"] == "quiet"
 
 
 def test_canary_finds_what_is_not_reported(capture: ProbeCapture) -> None:

@@ -219,8 +219,7 @@ def test_source_reads_every_form_and_counts_what_makes_no_sense(memory: Memory) 
     source = RingSource(
         memory.fd,
         SIZE,
-        8,
-        8,
+        Layout(8, 8),
         lookup=lookup,
         losses=lambda: Losses(ring_full=3, fault=100, rescan=1000),
         on_close=lambda: closed.append(True),
