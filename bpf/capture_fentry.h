@@ -160,7 +160,7 @@ static __always_inline int report(u64 *ctx, u64 values, s64 result, u8 op, u32 w
 	scratch->work.keys = ctx[1];
 	scratch->work.values = values;
 	scratch->work.op = op;
-	if (emit(watch, scratch, 1, 0))
+	if (emit(ctx, watch, scratch, 1, 0))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }

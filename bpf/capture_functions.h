@@ -148,7 +148,7 @@ static __always_inline int end_operation(struct pt_regs *ctx, u8 op)
 	scratch->work.keys = mine->key;
 	scratch->work.values = mine->value;
 	scratch->work.op = op;
-	if (emit(watch, scratch, 1, 0))
+	if (emit(ctx, watch, scratch, 1, 0))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }

@@ -7,6 +7,7 @@ from its symbol table.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,13 +124,15 @@ def _check_tracing(functions: tuple[str, ...], trampolines: bool) -> None:
         )
 
 
-def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
+def attach(
+    plan: Plan, slots: int, cache: Path = CACHE, more: Mapping[str, int] | None = None
+) -> ProbeObject:
     """Compile and attach; merged kernel headers go below ``cache``.
 
-    On an error nothing stays attached.
+    ``more``: constants beside those of the plan. On an error nothing stays attached.
     """
     use_headers(cache)
-    programs = ProbeObject(read_source(), plan.defines(slots, possible_cpus()))
+    programs = ProbeObject(read_source(), plan.defines(slots, possible_cpus()) | dict(more or {}))
     try:
         _attach_calls(programs, plan)
         if plan.fentry:

@@ -124,7 +124,11 @@ class _Canary:
         self._source = capture.canary_source
 
     def drain(self) -> list[DeltaBatch]:
-        return self._source.drain()
+        """All that was reported."""
+        found: list[DeltaBatch] = []
+        while batches := self._source.drain():
+            found += batches
+        return found
 
     def look(
         self, writer: Writer, operation: str, write: Callable[[], object], expected: list[Change]

@@ -24,16 +24,24 @@ from bridge.capture.attach import (
     attach_blindness,
     make_plan,
     open_nesting,
+    possible_cpus,
 )
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
-from bridge.capture.record import ring_bytes as fitting_ring_bytes
-from bridge.capture.ring_source import RingSource
 from bridge.capture.source import Losses, Mode
 from bridge.capture.tables import SLOTS_MAX, LossTable, Watch, check_watchable, losses_since
-from bridge.kernel.maps import KernelMap, MapType, create_map, map_info
+from bridge.capture.transport import (
+    PERF_PAGES,
+    PERF_PAGES_MIN,
+    RING_BYTES_MIN,
+    Carrier,
+    RecordSource,
+    Route,
+    Transport,
+    choose_carrier,
+)
+from bridge.kernel.maps import KernelMap, map_info
 from bridge.model import U64
 
-RING_BYTES_MIN = 65_536  # twice the largest record
 MISSES_SECONDS = 1.0  # age at which the kernel's miss counts are read again
 _CANARY_TRIES = 100
 _CANARY_PAUSE_SECONDS = 0.002
@@ -71,8 +79,12 @@ class ProbeCapture:
     Made by ``start``; ``close`` detaches everything. All methods may be called from any thread.
     """
 
-    def __init__(self, mode: Mode, programs: ProbeObject, slots: int) -> None:
+    def __init__(
+        self, mode: Mode, programs: ProbeObject, slots: int, carrier: Carrier, perf_pages: int
+    ) -> None:
         self.mode = mode
+        self._carrier = carrier
+        self._perf_pages = perf_pages
         self._programs = programs
         self._tables = _Tables(programs, slots)
         self._free = deque(range(slots))
@@ -84,22 +96,39 @@ class ProbeCapture:
         self._blindness = attach_blindness(programs)
         self._nesting = open_nesting(programs)
         self.canary_lock = threading.Lock()
-        self.canary_source = self.watch(self._tables.canary, RING_BYTES_MIN)
+        self.canary_source = self.watch(
+            self._tables.canary, RING_BYTES_MIN, perf_pages=PERF_PAGES_MIN
+        )
 
     @classmethod
-    def start(cls, mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> ProbeCapture:
+    def start(
+        cls,
+        mode: Mode,
+        *,
+        slots: int = SLOTS_MAX,
+        cache: Path = CACHE,
+        transport: Transport = Transport.AUTO,
+        perf_pages: int = PERF_PAGES,
+    ) -> ProbeCapture:
         """Compile, load and attach for a mode with probes; one slot is the canary's.
 
-        ``cache`` is a folder for merged kernel headers.
+        ``cache`` is a folder for merged kernel headers; ``perf_pages`` the size of the buffer of
+        each map and CPU where perf buffers are used.
 
         Raises ``ProbeError`` or another ``BridgeError``; then nothing is left attached.
         """
-        programs = attach(make_plan(mode), slots, cache)
+        carrier = choose_carrier(transport, possible_cpus())
+        programs = attach(make_plan(mode), slots, cache, carrier.defines())
         try:
-            return cls(mode, programs, slots)
+            return cls(mode, programs, slots, carrier, perf_pages)
         except BaseException:
             programs.close()
             raise
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the records: ``RING`` or ``PERF``."""
+        return self._carrier.transport
 
     @property
     def canary(self) -> KernelMap:
@@ -110,9 +139,12 @@ class ProbeCapture:
         """The descriptor of one of the classifiers that write the canary."""
         return self._programs.load(function, ProgramType.SCHED_CLS)
 
-    def watch(self, target: KernelMap, ring_bytes: int) -> RingSource:
+    def watch(
+        self, target: KernelMap, ring_bytes: int, *, perf_pages: int | None = None
+    ) -> RecordSource:
         """Report the changes of a map from now on, through a ring of at least ``ring_bytes``.
 
+        Where perf buffers are used, each CPU's has ``perf_pages``, or those given at the start.
         The map must stay open as long as the source, which closing ends the watch. Raises
         ``UnwatchableError`` for kinds of maps that are not covered, ``ProbeError`` when the map is
         watched already or no slot is free.
@@ -127,24 +159,22 @@ class ProbeCapture:
                     f"map {info.name} (id {info.id}): no slot free (got {len(self._slots)} maps)",
                     hint="watch fewer maps",
                 )
-            size = fitting_ring_bytes(max(ring_bytes, RING_BYTES_MIN))
             slot = _Slot(
                 Watch(self._free[0], info.key_size, info.value_size),
                 self._tables.losses.read(self._free[0]),
                 self._count_missed(fresh=True),
             )
             number = slot.watch.slot.to_bytes(4, "little")
-            with create_map(MapType.RINGBUF, 0, 0, size, name="mapbridge_ring") as ring:
-                self._tables.rings.update(number, ring.fileno().to_bytes(4, "little"))
-                source = RingSource(
-                    ring.fileno(),
-                    size,
-                    info.key_size,
-                    info.value_size,
-                    lookup=target.lookup,
-                    losses=lambda: self.losses(info.id),
-                    on_close=lambda: self.unwatch(info.id),
-                )
+            route = Route(
+                self._tables.rings,
+                number,
+                target,
+                ring_bytes,
+                perf_pages or self._perf_pages,
+                losses=lambda: self.losses(info.id),
+                on_close=lambda: self.unwatch(info.id),
+            )
+            source = self._carrier.open(route)
             self._free.popleft()
             self._slots[info.id] = slot
             try:

@@ -1,4 +1,4 @@
-"""The changes of one map out of one ring buffer, whoever fills it: probes or an emitting program."""
+"""The changes of one map out of one ring buffer, filled by probes or by an author's program."""
 
 from __future__ import annotations
 
