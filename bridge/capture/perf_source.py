@@ -10,18 +10,20 @@ from bridge.capture.merging import EVERYTHING, HOLD_NANOSECONDS, Stream, merged
 from bridge.capture.perf_buffer import PerfReader, PerfStatistics
 from bridge.capture.record import Layout, Lookup
 from bridge.capture.ring import BYTES_MAX
-from bridge.capture.ring_source import INTERVAL_SECONDS
 from bridge.capture.source import Losses
 from bridge.kernel.clock import ktime_ns
 from bridge.model import DeltaBatch
 
 PASSES_MAX = 4  # over all buffers in one drain; the order gives way to the bound
+POLL_SECONDS = 0.001  # until the next look, doubled with each one that found nothing
+POLL_SECONDS_MAX = 0.02  # and so the latency of a change that comes after silence
 
 
 class PerfSource:
     """A ``ChangeSource`` over the perf buffers that hold the records of one map.
 
-    ``fd`` is reported readable by epoll when one of the buffers has something. ``losses`` gives
+    ``fd`` is reported readable by epoll when a good deal waits; for less, the source wants to be
+    asked at an interval that is short while there are changes. ``losses`` gives
     what the writing side counted: the kernel's own records of losses come too late to be of use.
     ``on_close`` runs after the readers are closed. ``clock`` is that of the records, in
     nanoseconds; ``pause`` waits for seconds.
@@ -53,26 +55,32 @@ class PerfSource:
         self._on_close = on_close
         self._clock = clock
         self._pause = pause
+        self._poll_seconds = POLL_SECONDS
 
     def fileno(self) -> int:
         return self._fd
 
     @property
     def interval(self) -> float:
-        return HOLD_NANOSECONDS / 1e9 if self.held_rows() else INTERVAL_SECONDS
+        return HOLD_NANOSECONDS / 1e9 if self.held_rows() else self._poll_seconds
 
     def drain(self) -> list[DeltaBatch]:
         """At most one batch, from about twice ``bytes_max`` bytes of the buffers."""
+        batch = self._next()
+        if batch is None:
+            self._poll_seconds = min(2 * self._poll_seconds, POLL_SECONDS_MAX)
+            return []
+        self._poll_seconds = POLL_SECONDS
+        return [batch]
+
+    def _next(self) -> DeltaBatch | None:
         for _ in range(PASSES_MAX):
             horizon = self._read()
             batch = merged(self._streams, horizon)
-            if batch is not None:
-                return [batch]
-            if not self.held_rows():
-                return []
+            if batch is not None or not self.held_rows():
+                return batch
             self._pause(HOLD_NANOSECONDS / 1e9)
-        batch = merged(self._streams, EVERYTHING)
-        return [] if batch is None else [batch]
+        return merged(self._streams, EVERYTHING)
 
     def losses(self) -> Losses:
         return self._decoder.losses(self._losses(), self.ring_statistics().corrupt)

@@ -14,7 +14,7 @@ from bridge.capture.perf_buffer import PerfStatistics
 from bridge.capture.perf_source import PerfSource
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
-from bridge.capture.transport import PERF_PAGES_MIN, Transport, choose_carrier
+from bridge.capture.transport import PERF_PAGES_MIN, WAKEUP_BYTES_MAX, Transport, choose_carrier
 from bridge.errors import UnavailableError
 from bridge.kernel.maps import MapType, create_map
 from bridge.kernel.perf import online_cpus
@@ -104,15 +104,18 @@ def test_one_order_out_of_all_processors(capture: ProbeCapture) -> None:
 
 
 def test_the_reader_is_woken(capture: ProbeCapture) -> None:
-    """One descriptor stands for the buffers of all CPUs, and is silent while they are."""
+    """One descriptor stands for the buffers of all CPUs; a few records do not wake anybody."""
+    count = WAKEUP_BYTES_MAX // (4 + 8) + 2  # what their records take, and one more
     with watched(capture) as one, select.epoll() as epoll:
         epoll.register(one.source.fileno(), select.EPOLLIN)
         assert epoll.poll(0) == []
         for cpu in online_cpus():
             with pinned(cpu):
                 one.map.update(number(cpu), bytes(8))
+                assert epoll.poll(0) == []
+                one.map.update_batch(rows(1, count, 4), rows(1, count, 8))
             assert [fd for fd, _ in epoll.poll(WAIT_SECONDS)] == [one.source.fileno()]
-            assert len(one.changes()) == 1
+            assert len(one.changes()) == 1 + count
             wait_for(lambda: epoll.poll(0) == [])
 
 
