@@ -11,6 +11,7 @@
  *   MB_WITH_TRACEPOINTS    the same two programs on syscalls:sys_{enter,exit}_bpf
  *   MB_WITH_BLINDNESS      raw tracepoints on irq:softirq_{entry,exit} (MB_AT_PROG_ACTIVE and
  *                          MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables)
+ *   MB_WITH_PERF           records go through perf buffers, one per map and CPU, not ring buffers
  *   MB_AT_<STRUCT>_<FIELD> byte offsets in kernel structs, out of the kernel's own BTF
  *   MB_SLOTS, MB_CPUS      how many maps can be watched at once; how many CPUs there may be
  * No kernel struct is read through a header: compiling stays cheap and one set of headers serves
@@ -96,7 +97,12 @@ struct single {
 BPF_ARRAY(sieve, u32, SIEVE_SIZE);
 BPF_HASH(watched, u32, struct watch, MB_SLOTS);
 BPF_HASH(own_threads, u32, u32, 256);
+#ifdef MB_WITH_PERF
+/* The events live as long as the descriptor by which they were put in: the reader keeps it. */
+BPF_PERF_ARRAY(ring_shape, MB_CPUS);
+#else
 BPF_RINGBUF_OUTPUT(ring_shape, 1);
+#endif
 BPF_ARRAY_OF_MAPS(rings, "ring_shape", MB_SLOTS);
 /* Mapped into user space, so that looking at it costs no system call: a lookup by bpf(2) would
  * blind the kprobes on that CPU while it lasts. Losses are rare, so one counter for all CPUs. */
@@ -139,20 +145,30 @@ static __always_inline void fill_header(struct scratch *scratch, u32 count, u8 f
 	header->cpu = bpf_get_smp_processor_id();
 }
 
-static __always_inline void output(const struct watch *watch, void *record, u64 size, u64 changes)
+/* ctx: what the program was called with, which a perf buffer wants to see. */
+#ifdef MB_WITH_PERF
+#define SEND(ctx, ring, record, size) \
+	bpf_perf_event_output(ctx, ring, BPF_F_CURRENT_CPU, record, size)
+#else
+#define SEND(ctx, ring, record, size) bpf_ringbuf_output(ring, record, size, 0)
+#endif
+
+static __always_inline void output(void *ctx, const struct watch *watch, void *record, u64 size,
+				   u64 changes)
 {
 	u32 slot = watch->slot;
 	void *ring = rings.lookup(&slot);
 
-	if (!ring || bpf_ringbuf_output(ring, record, size, 0))
+	if (!ring || SEND(ctx, ring, record, size))
 		lose(slot, LOST_RING_FULL, changes);
 }
 
 /* "Look at this map again": what happened is known, what changed is not. */
-static __always_inline void emit_rescan(const struct watch *watch, struct scratch *scratch)
+static __always_inline void emit_rescan(void *ctx, const struct watch *watch,
+					struct scratch *scratch)
 {
 	fill_header(scratch, 0, MB_RESCAN);
-	output(watch, scratch->record, MB_HEADER_SIZE, 1);
+	output(ctx, watch, scratch->record, MB_HEADER_SIZE, 1);
 }
 
 /*
@@ -160,8 +176,8 @@ static __always_inline void emit_rescan(const struct watch *watch, struct scratc
  * read. The sizes are hidden from the compiler before each bound is checked; otherwise it checks a
  * copy, and the verifier loses the bound.
  */
-static __always_inline int emit_single(const struct watch *watch, struct single *record, u64 key,
-				       u64 value, u64 entered, u8 op)
+static __always_inline int emit_single(void *ctx, const struct watch *watch, struct single *record,
+				       u64 key, u64 value, u64 entered, u8 op)
 {
 	u64 key_size = watch->key_size, value_size = watch->value_size, size, left;
 	u8 flags = 0;
@@ -201,7 +217,7 @@ static __always_inline int emit_single(const struct watch *watch, struct single 
 	record->header.op = op;
 	record->header.flags = flags;
 	record->header.cpu = bpf_get_smp_processor_id();
-	output(watch, record, MB_HEADER_SIZE + size, 1);
+	output(ctx, watch, record, MB_HEADER_SIZE + size, 1);
 	return 0;
 }
 
@@ -212,7 +228,8 @@ static __always_inline int emit_single(const struct watch *watch, struct single 
  * Sizes are 64-bit locals, hidden from the compiler before each bound is checked; otherwise it
  * checks a copy or joins two checks into one, and the verifier loses the bound.
  */
-static __always_inline int emit(const struct watch *watch, struct scratch *scratch, u64 count)
+static __always_inline int emit(void *ctx, const struct watch *watch, struct scratch *scratch,
+				u64 count)
 {
 	volatile struct work *work = &scratch->work;
 	u64 keys_size = count * watch->key_size, values_size = count * watch->value_size, size;
@@ -251,7 +268,7 @@ static __always_inline int emit(const struct watch *watch, struct scratch *scrat
 		work->values = values + values_size;
 	}
 	fill_header(scratch, count, flags);
-	output(watch, scratch, size, count);
+	output(ctx, watch, scratch->record, size, count);
 	return 0;
 }
 

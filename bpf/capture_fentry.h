@@ -180,7 +180,7 @@ static __always_inline int report(u64 *ctx, u32 id, u64 key, u64 value, int succ
 	/* What an own write drives out is lost all the same: evictions have no owner. */
 	if (op != MAPBRIDGE_EVICT && is_own(cpu))
 		return 0;
-	if (emit_single(watch, scratch, key, value, entered, op))
+	if (emit_single(ctx, watch, scratch, key, value, entered, op))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }

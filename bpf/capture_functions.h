@@ -141,7 +141,7 @@ static __always_inline int end_operation(struct pt_regs *ctx, u8 op, int succeed
 	scratch = function_scratch.lookup(&cpu);
 	if (!watch || !scratch)
 		return 0;
-	if (emit_single(watch, scratch, mine->key, mine->value, mine->entered, op))
+	if (emit_single(ctx, watch, scratch, mine->key, mine->value, mine->entered, op))
 		lose(watch->slot, LOST_FAULT, 1);
 	return 0;
 }

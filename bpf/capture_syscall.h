@@ -192,7 +192,8 @@ static __always_inline s64 entries_done(const struct call *call, s64 result)
 	return count < call->requested ? count : 0;
 }
 
-static __always_inline void emit_entries(const struct watch *watch, struct scratch *scratch)
+static __always_inline void emit_entries(void *ctx, const struct watch *watch,
+					 struct scratch *scratch)
 {
 	volatile struct work *work = &scratch->work;
 
@@ -205,13 +206,13 @@ static __always_inline void emit_entries(const struct watch *watch, struct scrat
 		if (some > chunk)
 			some = chunk;
 		work->done += some;
-		if (emit(watch, scratch, some)) {
+		if (emit(ctx, watch, scratch, some)) {
 			lose(watch->slot, LOST_FAULT, left_over);
 			break;
 		}
 	}
 	if (work->done < work->count)
-		emit_rescan(watch, scratch);
+		emit_rescan(ctx, watch, scratch);
 }
 
 /* Note where keys and values lie. Returns 0, or -1 when the attributes cannot be read. */
@@ -232,7 +233,7 @@ static __always_inline int find_columns(const struct call *call, volatile struct
 }
 
 /* All memory of the caller is read here: the kernel has just used it, so its pages are present. */
-static __always_inline int leave_call(s64 result)
+static __always_inline int leave_call(void *ctx, s64 result)
 {
 	u64 pid_tgid = bpf_get_current_pid_tgid();
 	struct call_slot *found = find_call(pid_tgid);
@@ -264,11 +265,11 @@ static __always_inline int leave_call(s64 result)
 	work->op = call.command == UPDATE_ELEM || call.command == UPDATE_BATCH ? MAPBRIDGE_UPDATE
 									       : MAPBRIDGE_DELETE;
 	if (count < 0)
-		emit_rescan(watch, scratch);
+		emit_rescan(ctx, watch, scratch);
 	else if (find_columns(&call, work))
 		lose(watch->slot, LOST_FAULT, count);
 	else
-		emit_entries(watch, scratch);
+		emit_entries(ctx, watch, scratch);
 	return 0;
 }
 
@@ -292,7 +293,7 @@ int on_bpf_entry(struct pt_regs *ctx)
 
 int on_bpf_return(struct pt_regs *ctx)
 {
-	return leave_call((int)PT_REGS_RC(ctx));
+	return leave_call(ctx, (int)PT_REGS_RC(ctx));
 }
 #endif
 
@@ -319,7 +320,7 @@ int on_enter_bpf(struct enter_args *args)
 
 int on_exit_bpf(struct exit_args *args)
 {
-	return leave_call(args->result);
+	return leave_call(args, args->result);
 }
 #endif
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 
 from bridge.capture.probes import ProbeCapture
-from bridge.capture.ring_source import RingSource
+from bridge.capture.transport import RecordSource
 from bridge.kernel.maps import KernelMap, MapType, create_map
 from bridge.model import U8, U64, DeltaBatch, Op
 
@@ -31,7 +31,7 @@ Change = tuple[Op, bytes, bytes]
 class Watched:
     """A map, what was reported of it so far, and comparisons of the two."""
 
-    def __init__(self, target: KernelMap, source: RingSource) -> None:
+    def __init__(self, target: KernelMap, source: RecordSource) -> None:
         self.map = target
         self.source = source
         self.batches: list[DeltaBatch] = []

@@ -5,7 +5,8 @@
  * What each operation does follows from the writer's settings and the number of operations that the
  * writer has done before, so that a test can work out what the map must hold; the twin of that sum
  * is in tests/integration/churn_twin.py. The packet's first four bytes say which writer a run is for.
- * Two threads must not run the same writer at once. Build with -DEMIT to have each change emitted.
+ * Two threads must not run the same writer at once. Build with -DEMIT to have each change emitted,
+ * or with -DEMIT_PERF to have it sent to perf buffers, one for each CPU, for comparison.
  */
 #include <linux/bpf.h>
 #include <linux/pkt_cls.h>
@@ -62,16 +63,49 @@ struct {
 	__type(value, struct churn_writer);
 } churn_writers SEC(".maps");
 
-#ifdef EMIT
+#if defined(EMIT)
 MAPBRIDGE_RING(churn_ring, RING_BYTES);
 MAPBRIDGE_LOSSES(churn_lost);
-#define emit_update(began, key, value) \
+#define emit_update(packet, began, key, value) \
 	mapbridge_emit_update(&churn_ring, &churn_lost, began, key, value)
-#define emit_delete(began, key) \
+#define emit_delete(packet, began, key) \
 	mapbridge_emit_delete(&churn_ring, &churn_lost, began, key, struct churn_value)
+#elif defined(EMIT_PERF)
+struct {
+	__uint(type, BPF_MAP_TYPE_PERF_EVENT_ARRAY);
+	__uint(key_size, sizeof(__u32));
+	__uint(value_size, sizeof(__u32));
+} churn_ring SEC(".maps");
+MAPBRIDGE_LOSSES(churn_lost);
+
+typedef MAPBRIDGE_RECORD(struct churn_key, struct churn_value) churn_record;
+
+static __always_inline void send(struct __sk_buff *packet, churn_record *record)
+{
+	if (bpf_perf_event_output(packet, &churn_ring, BPF_F_CURRENT_CPU, record, sizeof(*record)))
+		mb_count_loss(&churn_lost);
+}
+
+static __always_inline void emit_update(struct __sk_buff *packet, __u64 began,
+					struct churn_key *key, struct churn_value *value)
+{
+	churn_record record;
+
+	mapbridge_fill_update(&record, began, key, value);
+	send(packet, &record);
+}
+
+static __always_inline void emit_delete(struct __sk_buff *packet, __u64 began,
+					struct churn_key *key)
+{
+	churn_record record = {};
+
+	mapbridge_fill_delete(&record, began, key);
+	send(packet, &record);
+}
 #else
-#define emit_update(began, key, value) ((void)(began))
-#define emit_delete(began, key) ((void)(began))
+#define emit_update(packet, began, key, value) ((void)(began))
+#define emit_delete(packet, began, key) ((void)(began))
 #endif
 
 /* The finalizer of splitmix64: every bit of the answer depends on every bit of the question. */
@@ -83,7 +117,8 @@ static __always_inline __u64 mix(__u64 x)
 	return x ^ (x >> 31);
 }
 
-static __always_inline void remove_key(struct churn_writer *writer, struct churn_key *key)
+static __always_inline void remove_key(struct __sk_buff *packet, struct churn_writer *writer,
+				       struct churn_key *key)
 {
 	__u64 began = MAPBRIDGE_BEGIN();
 
@@ -92,11 +127,11 @@ static __always_inline void remove_key(struct churn_writer *writer, struct churn
 		return;
 	}
 	writer->deletions++;
-	emit_delete(began, key);
+	emit_delete(packet, began, key);
 }
 
-static __always_inline void update_key(struct churn_writer *writer, struct churn_key *key,
-				       __u64 sequence)
+static __always_inline void update_key(struct __sk_buff *packet, struct churn_writer *writer,
+				       struct churn_key *key, __u64 sequence)
 {
 	__u64 began = MAPBRIDGE_BEGIN();
 	struct churn_value *found = bpf_map_lookup_elem(&churn, key);
@@ -113,10 +148,10 @@ static __always_inline void update_key(struct churn_writer *writer, struct churn
 		return;
 	}
 	writer->updates++;
-	emit_update(began, key, &value);
+	emit_update(packet, began, key, &value);
 }
 
-static __always_inline void operate(struct churn_writer *writer)
+static __always_inline void operate(struct __sk_buff *packet, struct churn_writer *writer)
 {
 	__u64 sequence = writer->done++;
 	__u64 random = mix(sequence ^ (writer->first_key << 32));
@@ -125,9 +160,9 @@ static __always_inline void operate(struct churn_writer *writer)
 	key.number = writer->first_key + (random & 0xFFFFFFFF) % (writer->keys ?: 1);
 	key.check = ~key.number;
 	if ((random >> 32) % 1024 < writer->deletes)
-		remove_key(writer, &key);
+		remove_key(packet, writer, &key);
 	else
-		update_key(writer, &key, sequence);
+		update_key(packet, writer, &key, sequence);
 }
 
 SEC("tc")
@@ -146,7 +181,7 @@ int churn_run(struct __sk_buff *packet)
 	for (int i = 0; i < CHURN_OPERATIONS_MAX; i++) {
 		if (i >= writer->operations)
 			break;
-		operate(writer);
+		operate(packet, writer);
 	}
 	return TC_ACT_OK;
 }

@@ -62,6 +62,11 @@ class Writer:
         return self.updates + self.deletions
 
 
+def frame_of(number: int) -> bytes:
+    """The packet that names a writer."""
+    return struct.pack("=I", number).ljust(FRAME_BYTES, b"\0")
+
+
 class Churn:
     """The loaded program; ``with`` unloads it."""
 
@@ -79,7 +84,7 @@ class Churn:
     def run(self, number: int, runs: int) -> None:
         """``runs`` runs of the writer; the interpreter lock is free meanwhile."""
         program = self.loaded.program("churn_run")
-        frame = struct.pack("=I", number).ljust(FRAME_BYTES, b"\0")
+        frame = frame_of(number)
         while runs > 0:
             step = min(runs, REPEAT_MAX)
             answer = program.test_run(frame, repeat=step)

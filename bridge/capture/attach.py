@@ -8,7 +8,7 @@ that type is watched, so that the others pay nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,13 +107,15 @@ def make_plan(mode: Mode) -> Plan:
     return Plan(mode, entry)
 
 
-def attach(plan: Plan, slots: int, cache: Path = CACHE) -> ProbeObject:
+def attach(
+    plan: Plan, slots: int, cache: Path = CACHE, more: Mapping[str, int] | None = None
+) -> ProbeObject:
     """Compile, and attach to the system call; merged kernel headers go below ``cache``.
 
-    On an error nothing stays attached.
+    ``more``: constants beside those of the plan. On an error nothing stays attached.
     """
     use_headers(cache)
-    programs = ProbeObject(read_source(), plan.defines(slots, cpu_numbers()))
+    programs = ProbeObject(read_source(), plan.defines(slots, cpu_numbers()) | dict(more or {}))
     try:
         _attach_calls(programs, plan)
     except BaseException:

@@ -21,7 +21,7 @@ from bridge.kernel.errors import KernelError, KeyExistsError, UnsupportedError
 from bridge.kernel.maps import BatchOutcome, KernelMap, MapType, UpdateFlag, type_name
 from bridge.kernel.maptypes import ARRAY_TYPES, LRU_TYPES
 from bridge.kernel.programs import FRAME_BYTES_MIN, test_run
-from bridge.model import U8, Op
+from bridge.model import U8, DeltaBatch, Op
 
 WAIT_SECONDS = 0.25  # for a report that is due; it is there before the write returns
 _PAUSE_SECONDS = 0.005
@@ -167,7 +167,14 @@ class _Canary:
             for keys, _ in self.map.scan():
                 for key in keys:
                     self.map.delete(key.tobytes())
-        self.source.drain()
+        self.drain()
+
+    def drain(self) -> list[DeltaBatch]:
+        """All that was reported."""
+        found: list[DeltaBatch] = []
+        while batches := self.source.drain():
+            found += batches
+        return found
 
     def look(
         self,
@@ -194,7 +201,7 @@ class _Canary:
         found: list[Change] = []
         deadline = time.monotonic() + WAIT_SECONDS
         while True:
-            for batch in self.source.drain():
+            for batch in self.drain():
                 found += [
                     (Op(op), key.tobytes(), value.tobytes())
                     for op, key, value in zip(batch.ops, batch.keys, batch.values, strict=True)
@@ -233,7 +240,7 @@ def _singles(canary: _Canary) -> list[Finding]:
 
 def _take_one(canary: _Canary, key: bytes) -> Finding:
     canary.map.update(key, canary.value(101))
-    canary.source.drain()
+    canary.drain()
     return canary.look(
         Writer.SYSCALL,
         "lookup and delete",
@@ -271,7 +278,7 @@ def _batches(canary: _Canary) -> list[Finding]:
         ),
     ]
     table.delete_batch(keys)
-    canary.source.drain()
+    canary.drain()
     return findings
 
 

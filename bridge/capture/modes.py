@@ -12,6 +12,7 @@ from bridge.capture.loader import ProbeError
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from bridge.capture.tables import SLOTS_MAX
+from bridge.capture.transport import PERF_PAGES, Transport
 from bridge.errors import BridgeError
 from bridge.kernel.maptypes import MapType
 
@@ -60,27 +61,42 @@ class Selection:
             self.probes.close()
 
 
-def select_mode(mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> Selection:
+def select_mode(
+    mode: Mode,
+    *,
+    slots: int = SLOTS_MAX,
+    cache: Path = CACHE,
+    transport: Transport = Transport.AUTO,
+    perf_pages: int = PERF_PAGES,
+) -> Selection:
     """Start the mode that was asked for, or for ``AUTO`` the best that works.
 
     Raises ``BridgeError`` when a mode that was asked for by name does not work; ``AUTO`` ends with
     ``SWEEP``, which always does. ``slots`` bounds how many maps can be watched at once, ``cache``
-    is a folder for merged kernel headers.
+    is a folder for merged kernel headers. ``transport`` and ``perf_pages`` are for the records.
     """
     rejected: dict[str, str] = {}
+
+    def start(candidate: Mode) -> Selection:
+        probes = ProbeCapture.start(
+            candidate, slots=slots, cache=cache, transport=transport, perf_pages=perf_pages
+        )
+        return _proven(probes)
+
     if mode not in (Mode.AUTO, Mode.SWEEP):
-        return _start_proven(mode, slots, cache)
+        return start(mode)
     if mode is Mode.AUTO:
         for candidate in AUTO_ORDER:
             try:
-                return _start_proven(candidate, slots, cache)
+                return start(candidate)
             except BridgeError as error:
                 rejected[str(candidate)] = f"{error}; {error.hint}" if error.hint else str(error)
     return Selection(Mode.SWEEP, None, Coverage(Mode.SWEEP, ()), rejected)
 
 
-def _start_proven(mode: Mode, slots: int, cache: Path) -> Selection:
-    probes = ProbeCapture.start(mode, slots=slots, cache=cache)
+def _proven(probes: ProbeCapture) -> Selection:
+    """What was started, if it sees what it should; otherwise it is closed."""
+    mode = probes.mode
     try:
         selection = Selection(mode, probes, Coverage(mode, ()))
         selection.prove(MapType.HASH)

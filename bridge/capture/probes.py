@@ -21,8 +21,6 @@ from pathlib import Path
 
 from bridge.capture.attach import CACHE, CALL_PROGRAMS, FunctionProbes, Plan, attach, make_plan
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
-from bridge.capture.record import ring_bytes as fitting_ring_bytes
-from bridge.capture.ring_source import RingSource
 from bridge.capture.source import Losses, Mode
 from bridge.capture.tables import (
     SLOTS_MAX,
@@ -33,10 +31,20 @@ from bridge.capture.tables import (
     layout_of,
     losses_since,
 )
-from bridge.kernel.maps import KernelMap, MapType, create_map, map_info, type_name
+from bridge.capture.transport import (
+    PERF_PAGES,
+    PERF_PAGES_MIN,
+    RING_BYTES_MIN,
+    Carrier,
+    RecordSource,
+    Route,
+    Transport,
+    choose_carrier,
+)
+from bridge.kernel.cpus import cpu_numbers
+from bridge.kernel.maps import KernelMap, MapType, map_info, type_name
 from bridge.model import U64
 
-RING_BYTES_MIN = 65_536  # twice the largest record
 MISSES_SECONDS = 1.0  # age at which the kernel's miss counts are read again
 _CANARY_TRIES = 100
 _CANARY_PAUSE_SECONDS = 0.002
@@ -77,7 +85,7 @@ class CanaryMap:
     """
 
     map: KernelMap
-    source: RingSource
+    source: RecordSource
     update: int
     delete: int
 
@@ -92,8 +100,12 @@ class ProbeCapture:
     Made by ``start``; ``close`` detaches everything. All methods may be called from any thread.
     """
 
-    def __init__(self, plan: Plan, programs: ProbeObject, slots: int) -> None:
+    def __init__(
+        self, plan: Plan, programs: ProbeObject, slots: int, carrier: Carrier, perf_pages: int
+    ) -> None:
         self.mode = plan.mode
+        self._carrier = carrier
+        self._perf_pages = perf_pages
         self._programs = programs
         self._functions = FunctionProbes(programs, plan)
         self._tables = _Tables(programs, slots)
@@ -108,20 +120,35 @@ class ProbeCapture:
         self._canary = self._make_canary(MapType.HASH)
 
     @classmethod
-    def start(cls, mode: Mode, *, slots: int = SLOTS_MAX, cache: Path = CACHE) -> ProbeCapture:
+    def start(
+        cls,
+        mode: Mode,
+        *,
+        slots: int = SLOTS_MAX,
+        cache: Path = CACHE,
+        transport: Transport = Transport.AUTO,
+        perf_pages: int = PERF_PAGES,
+    ) -> ProbeCapture:
         """Compile, load and attach for a mode with probes; one slot is the canary's.
 
-        ``cache`` is a folder for merged kernel headers.
+        ``cache`` is a folder for merged kernel headers; ``perf_pages`` the size of the buffer of
+        each map and CPU where perf buffers are used.
 
         Raises ``ProbeError`` or another ``BridgeError``; then nothing is left attached.
         """
+        carrier = choose_carrier(transport, cpu_numbers())
         plan = make_plan(mode)
-        programs = attach(plan, slots, cache)
+        programs = attach(plan, slots, cache, carrier.defines())
         try:
-            return cls(plan, programs, slots)
+            return cls(plan, programs, slots, carrier, perf_pages)
         except BaseException:
             programs.close()
             raise
+
+    @property
+    def transport(self) -> Transport:
+        """What carries the records: ``RING`` or ``PERF``."""
+        return self._carrier.transport
 
     def cover(self, map_type: int) -> None:
         """Attach what maps of a type need beyond the system call; done once for each type.
@@ -151,14 +178,18 @@ class ProbeCapture:
         )
         target = _open(self._programs, f"canary_{type_name(map_type)}")
         try:
-            return CanaryMap(target, self.watch(target, RING_BYTES_MIN), update, delete)
+            source = self.watch(target, RING_BYTES_MIN, perf_pages=PERF_PAGES_MIN)
+            return CanaryMap(target, source, update, delete)
         except BaseException:
             target.close()
             raise
 
-    def watch(self, target: KernelMap, ring_bytes: int) -> RingSource:
+    def watch(
+        self, target: KernelMap, ring_bytes: int, *, perf_pages: int | None = None
+    ) -> RecordSource:
         """Report the changes of a map from now on, through a ring of at least ``ring_bytes``.
 
+        Where perf buffers are used, each CPU's has ``perf_pages``, or those given at the start.
         The map must stay open as long as the source, which closing ends the watch. ``cover`` its
         type first. Raises ``UnwatchableError`` for kinds of maps that cannot be covered,
         ``ProbeError`` when the map is watched already or no slot is free.
@@ -173,23 +204,23 @@ class ProbeCapture:
                     f"map {info.name} (id {info.id}): no slot free (got {len(self._slots)} maps)",
                     hint="watch fewer maps",
                 )
-            size = fitting_ring_bytes(max(ring_bytes, RING_BYTES_MIN))
             slot = _Slot(
                 Watch(self._free[0], layout_of(info)),
                 self._tables.losses.read(self._free[0]),
                 self._count_missed(fresh=True),
             )
             number = slot.watch.slot.to_bytes(4, "little")
-            with create_map(MapType.RINGBUF, 0, 0, size, name="mapbridge_ring") as ring:
-                self._tables.rings.update(number, ring.fileno().to_bytes(4, "little"))
-                source = RingSource(
-                    ring.fileno(),
-                    size,
-                    slot.watch.layout,
-                    lookup=target.lookup,
-                    losses=lambda: self.losses(info.id),
-                    on_close=lambda: self.unwatch(info.id),
-                )
+            route = Route(
+                self._tables.rings,
+                number,
+                target,
+                slot.watch.layout,
+                ring_bytes,
+                perf_pages or self._perf_pages,
+                losses=lambda: self.losses(info.id),
+                on_close=lambda: self.unwatch(info.id),
+            )
+            source = self._carrier.open(route)
             self._free.popleft()
             self._slots[info.id] = slot
             try:

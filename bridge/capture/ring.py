@@ -12,13 +12,12 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import platform
-import threading
 from dataclasses import dataclass
 
 import numpy as np
 
 from bridge.capture.record import pad8
+from bridge.capture.shared import Barrier, run_length
 from bridge.errors import BridgeError, PrivilegeError
 from bridge.model import U8
 
@@ -27,8 +26,6 @@ DISCARD = 1 << 30
 LENGTH = DISCARD - 1
 HEAD_SIZE = 8
 BYTES_MAX = 1 << 20  # of one drain: about the second-level cache, and some 15,000 small records
-FIRST_WINDOW = 64
-_LOADS_IN_ORDER = platform.machine() in {"x86_64", "i686", "i386", "AMD64"}
 
 
 class RingError(BridgeError):
@@ -74,8 +71,7 @@ class RingReader:
         self._producer = np.frombuffer(self._pages, np.uint64, 1)
         self._data = np.frombuffer(self._pages, np.uint8, 2 * size, offset=page)
         self._words = self._data.view(np.uint32)
-        self._order = threading.Lock()
-        self._order.acquire()
+        self._barrier = Barrier()
         self._position = int(self._consumer[0])
         self._records = self._bytes = self._discarded = self._corrupt = self._disturbed = 0
 
@@ -97,7 +93,7 @@ class RingReader:
         record is). The runs are copies; the ring's memory is given back at once.
         """
         producer = int(self._producer[0])
-        self._barrier()
+        self._barrier.order()
         position = self._begin(producer)
         runs: list[U8] = []
         end = min(producer, position + bytes_max)
@@ -113,7 +109,7 @@ class RingReader:
                 position = producer
                 break
             count = self._run(offset, stride, word, max(1, (end - position) // stride))
-            self._barrier()
+            self._barrier.order()
             if word & DISCARD:
                 self._discarded += count
             else:
@@ -168,38 +164,15 @@ class RingReader:
 
     def _give_back(self, position: int) -> None:
         if position != self._position:
-            self._barrier()
+            self._barrier.order()
             self._consumer[0] = position
             self._position = position
 
     def _run(self, offset: int, stride: int, word: int, count_max: int) -> int:
-        """How many records from ``offset`` on have this head, ``count_max`` at most.
-
-        Looks at windows that grow, so that runs of one record stay cheap.
-        """
+        """How many records from ``offset`` on have this head, ``count_max`` at most."""
         step = stride >> 2
         first = offset >> 2
-        heads = self._words[first : first + count_max * step : step]
-        start, window = 1, FIRST_WINDOW
-        while start < count_max:
-            other = heads[start : start + window] != word
-            stop = int(other.argmax())
-            if other[stop]:
-                return start + stop
-            start += len(other)
-            window *= 4
-        return count_max
-
-    def _barrier(self) -> None:
-        """Keeps accesses to the shared memory in order where the processor would not.
-
-        Releasing and then taking a lock orders everything before with everything behind (a store
-        release is never passed by a later load acquire). x86 keeps loads in order, and loads before
-        later stores, by itself.
-        """
-        if not _LOADS_IN_ORDER:
-            self._order.release()
-            self._order.acquire()
+        return run_length(self._words[first : first + count_max * step : step], word)
 
 
 def _translated(error: OSError, size: int) -> BridgeError:

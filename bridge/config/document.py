@@ -16,11 +16,12 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bridge.config import settings
-from bridge.config.settings import CaptureMode, ListenAddress, Storage
+from bridge.config.settings import CaptureMode, CaptureTransport, ListenAddress, Storage
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
 from bridge.model import Evict, Role, is_token
 
 PAGE_BYTES = 4096
+PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
 MAPS_MAX = 256
 NAME_LENGTH_MAX = 64  # as in bridge/wire/subjects.py
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
@@ -116,6 +117,14 @@ def _size(least: int, most: int, *, power_of_two: bool = False) -> Callable[[obj
     return validate
 
 
+def _pages(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("must be a number of pages, such as 512")
+    if not PERF_PAGES_MIN <= value <= PERF_PAGES_MAX or value & (value - 1):
+        raise ValueError(f"must be a power of two, {PERF_PAGES_MIN} to {PERF_PAGES_MAX}")
+    return value
+
+
 def _urls(value: object) -> tuple[str, ...]:
     urls = tuple(part.strip() for part in _text(value).split(","))
     for url in urls:
@@ -181,6 +190,10 @@ class CaptureTable(Table):
     mode: Annotated[CaptureMode, BeforeValidator(_choice(CaptureMode))] = CaptureMode.AUTO
     sweep: Sweep = settings.SWEEP_SECONDS
     ring: Ring = settings.RING_BYTES
+    transport: Annotated[CaptureTransport, BeforeValidator(_choice(CaptureTransport))] = (
+        CaptureTransport.AUTO
+    )
+    perf_pages: Annotated[int, BeforeValidator(_pages)] = settings.PERF_PAGES
 
 
 class LimitsTable(Table):

@@ -141,7 +141,13 @@ def _nearest(location: tuple[int | str, ...]) -> str:
 
 
 def _converted(document: Document) -> Config:
-    capture = CaptureConfig(document.capture.mode, document.capture.sweep, document.capture.ring)
+    capture = CaptureConfig(
+        document.capture.mode,
+        document.capture.sweep,
+        document.capture.ring,
+        document.capture.transport,
+        document.capture.perf_pages,
+    )
     return Config(
         node=NodeConfig(document.node.name, document.node.cluster, document.node.state_dir),
         broker=BrokerConfig(

@@ -15,6 +15,7 @@ from bridge.model import Evict, MapSelector, Role
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
 SWEEP_SECONDS = 0.25
 RING_BYTES = 16 << 20
+PERF_PAGES = 512
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
 
@@ -27,6 +28,14 @@ class CaptureMode(enum.StrEnum):
     KPROBE = "kprobe"
     SYSCALL = "syscall"
     SWEEP = "sweep"
+
+
+class CaptureTransport(enum.StrEnum):
+    """How records get to the bridge. Same values as ``bridge.capture.transport.Transport``."""
+
+    AUTO = "auto"
+    RING = "ring"
+    PERF = "perf"
 
 
 class Storage(enum.StrEnum):
@@ -77,6 +86,8 @@ class CaptureConfig:
     mode: CaptureMode = CaptureMode.AUTO
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    transport: CaptureTransport = CaptureTransport.AUTO
+    perf_pages: int = PERF_PAGES  # of one CPU's buffer, where perf buffers are used
 
 
 @dataclass(frozen=True, slots=True)

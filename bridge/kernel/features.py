@@ -185,7 +185,7 @@ class Probes:
             create_map(MapType.RINGBUF, 0, 0, resource.getpagesize(), name="probe_ring").close()
             return _yes("one could be made")
 
-        return self._guarded(probe, "use Linux 5.8 or later, or mode sweep")
+        return self._guarded(probe, "use Linux 5.8 or later; perf buffers serve instead")
 
     def _guarded(self, probe: Callable[[], _Finding], mend: str) -> _Finding:
         try:

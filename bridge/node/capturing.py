@@ -15,6 +15,7 @@ from bridge.capture.emit import EmitSource
 from bridge.capture.modes import Selection, select_mode
 from bridge.capture.scan import ScannedSource, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
+from bridge.capture.transport import Transport
 from bridge.config.settings import Config, MapConfig
 from bridge.errors import InvariantError
 from bridge.kernel.maps import KernelMap, type_name
@@ -66,7 +67,12 @@ class Capturing:
         """Attach the probes, if a map needs them, and prove what they see."""
         with self._changing:
             if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):
-                self._selection = select_mode(Mode(str(self._config.capture.mode)))
+                capture = self._config.capture
+                self._selection = select_mode(
+                    Mode(str(capture.mode)),
+                    transport=Transport(str(capture.transport)),
+                    perf_pages=capture.perf_pages,
+                )
             self._rings.start()
             self._sweeps.start()
 
@@ -184,6 +190,8 @@ class Capturing:
             answer["uncovered"] = {
                 type_name(number): reason for number, reason in self._selection.uncovered.items()
             }
+            if self._selection.probes is not None:
+                answer["transport"] = str(self._selection.probes.transport)
         return answer
 
     def check(self) -> None:

@@ -58,6 +58,7 @@ class NodeProcess:
         broker_url: str,
         maps: Sequence[MapEntry],
         capture: str = "auto",
+        transport: str = "auto",
         replicas: int = 1,
     ) -> None:
         self.name = name
@@ -70,7 +71,8 @@ class NodeProcess:
             f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
             f'state_dir = "{self.state_directory}"\n\n'
             f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n\n'
-            f'[capture]\nmode = "{capture}"\n\n' + "\n".join(entry.toml() for entry in maps)
+            f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n'
+            + "\n".join(entry.toml() for entry in maps)
         )
         command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]
         with self.log_path.open("ab") as log:

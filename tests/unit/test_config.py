@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from bridge.capture.source import Mode
+from bridge.capture.transport import PERF_PAGES, Transport
 from bridge.config import (
     CaptureMode,
+    CaptureTransport,
     ConfigError,
     ListenAddress,
     Problem,
@@ -38,6 +40,8 @@ replicas = 3
 mode = "kprobe"
 sweep = "1.5s"
 ring = "1MiB"
+transport = "perf"
+perf_pages = 1024
 
 [limits]
 outbox = "128MiB"
@@ -85,6 +89,8 @@ def test_every_key_arrives() -> None:
     assert not config.broker.embedded
     assert config.capture.mode is CaptureMode.KPROBE
     assert (config.capture.sweep_seconds, config.capture.ring_bytes) == (1.5, 1 << 20)
+    assert config.capture.transport is CaptureTransport.PERF
+    assert config.capture.perf_pages == 1024
     assert (config.limits.outbox_bytes, config.limits.inbox_bytes) == (128 << 20, 1 << 30)
     conntrack, nat, acl = config.maps
     assert conntrack.selector == MapSelector(pin="/sys/fs/bpf/ct")
@@ -111,6 +117,8 @@ def test_defaults() -> None:
     assert (config.broker.storage, config.broker.replicas) == (Storage.FILE, 1)
     assert config.capture.mode is CaptureMode.AUTO
     assert (config.capture.sweep_seconds, config.capture.ring_bytes) == (0.25, 16 << 20)
+    assert config.capture.transport is CaptureTransport.AUTO
+    assert config.capture.perf_pages == PERF_PAGES
     assert (config.limits.outbox_bytes, config.limits.inbox_bytes) == (64 << 20, 64 << 20)
     assert config.maps == ()
 
@@ -205,6 +213,11 @@ def test_an_unknown_key_names_the_nearest(text: str, path: str, hint: str) -> No
         ('[node]\nname = "a"\n[capture]\nsweep = "soon"', "capture.sweep"),
         ('[node]\nname = "a"\n[capture]\nring = "1KiB"', "capture.ring"),
         ('[node]\nname = "a"\n[capture]\nring = "3MiB"', "capture.ring"),
+        ('[node]\nname = "a"\n[capture]\ntransport = "pipe"', "capture.transport"),
+        ('[node]\nname = "a"\n[capture]\nperf_pages = 8', "capture.perf_pages"),
+        ('[node]\nname = "a"\n[capture]\nperf_pages = 96', "capture.perf_pages"),
+        ('[node]\nname = "a"\n[capture]\nperf_pages = 131072', "capture.perf_pages"),
+        ('[node]\nname = "a"\n[capture]\nperf_pages = "2MiB"', "capture.perf_pages"),
         ('[node]\nname = "a"\n[limits]\noutbox = "64MB"', "limits.outbox"),
         ('[node]\nname = "a"\n[limits]\ninbox = "0.3B"', "limits.inbox"),
         (with_map(""), "maps[0]"),
@@ -296,6 +309,7 @@ def test_the_defaults_that_the_sample_shows_are_the_real_ones() -> None:
 
 def test_capture_modes_are_those_of_the_sources() -> None:
     assert [mode.value for mode in CaptureMode] == [mode.value for mode in Mode]
+    assert [one.value for one in CaptureTransport] == [one.value for one in Transport]
 
 
 @pytest.mark.parametrize(
