@@ -177,10 +177,12 @@ class ProbeObject:
             probe: int = self._lib.bpf_attach_kprobe(
                 fd, int(on_return), event.encode(), symbol.encode(), 0, instances
             )
+            reason = _short(said())
         if probe < 0:
             raise ProbeError(
-                f"kprobe {symbol}: cannot be attached (got {_short(said())})",
-                hint="the kernel needs CONFIG_KPROBE_EVENTS, and tracefs mounted",
+                f"kprobe {symbol}: cannot be attached (got {reason})",
+                hint="the kernel needs CONFIG_KPROBE_EVENTS and tracefs mounted, and lets no probe "
+                "into files that it was told not to trace (Linux 7: those of LPM tries)",
             )
         self._probes.append((event, symbol, function, probe))
 
