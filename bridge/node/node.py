@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Literal, TypeVar
@@ -20,16 +20,20 @@ from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
+from bridge.kernel.maps import KernelMap, still_held
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
+from bridge.node.life import MapLife
+from bridge.node.lookout import Lookout
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
-from bridge.node.worker import MapWorker, Services
+from bridge.node.worker import Services
 
 T = TypeVar("T")
 
 STATUS_SECONDS = 0.5
+LOOK_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 
 
@@ -66,7 +70,7 @@ class Node:
         self._bus: NatsBus | None = None
         self._embedded: EmbeddedServer | None = None
         self._inbox: Inbox | None = None
-        self._workers: list[MapWorker] = []
+        self._lives: list[MapLife] = []
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
 
@@ -99,7 +103,7 @@ class Node:
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
         )
-        self._workers = [MapWorker(entry, services) for entry in self._config.maps]
+        self._lives = [MapLife(entry, services) for entry in self._config.maps]
         return applier
 
     async def _connect(self, stack: AsyncExitStack) -> NatsBus:
@@ -124,10 +128,12 @@ class Node:
         return bus
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
-        tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
+        tasks = [asyncio.create_task(one.run(), name=one.config.name) for one in self._lives]
+        looking = asyncio.create_task(self._look(applier), name="lookout")
         status = asyncio.create_task(self._watch(applier), name="status")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        running = {*tasks, status, stopping}
+        everything = [*tasks, looking, status, stopping]
+        running = set(everything)
         try:
             failure: BaseException | None = None
             while not stop.is_set() and failure is None:
@@ -137,23 +143,22 @@ class Node:
             if failure is not None:
                 raise failure
         finally:
-            everything = [*tasks, status, stopping]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
             self._save_positions()
-            for worker in self._workers:
-                await worker.close()
+            for life in self._lives:
+                await life.close()
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
         taken = await asyncio.gather(
-            *(w.stop_capturing() for w in self._workers), return_exceptions=True
+            *(one.stop_capturing() for one in self._lives), return_exceptions=True
         )
-        sent = await asyncio.gather(*(w.drain(DRAIN_SECONDS) for w in self._workers))
-        for worker, all_taken, all_sent in zip(self._workers, taken, sent, strict=True):
-            name = worker.config.name
+        sent = await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in self._lives))
+        for life, all_taken, all_sent in zip(self._lives, taken, sent, strict=True):
+            name = life.config.name
             if isinstance(all_taken, BaseException):
                 self._report.warn(f"the last changes could not be read: {all_taken}", map=name)
             elif not (all_taken and all_sent):
@@ -166,8 +171,8 @@ class Node:
         while True:
             self._write_status()
             self._save_positions()
-            for worker in self._workers:
-                worker.report_losses()
+            for life in self._lives:
+                life.report_losses()
             self._capturing.check()
             if applier.failure is not None:
                 raise applier.failure
@@ -178,9 +183,30 @@ class Node:
                 )
             await asyncio.sleep(STATUS_SECONDS)
 
+    async def _look(self, applier: Applier) -> None:
+        """Tell the maps what stands at their places, with one look for all of them."""
+
+        def abandoned(followed: Mapping[str, KernelMap]) -> set[str]:
+            with self._capturing.standing_still(), applier.standing_still():
+                opened = {name: one for name, one in followed.items() if one.fd >= 0}
+                gone = {name for name, one in opened.items() if not still_held(one)}
+                for name in gone:
+                    applier.remove(name)
+            return gone
+
+        lookout = Lookout(self._config.maps, abandoned)
+        while True:
+            followed = {
+                one.config.name: one.followed for one in self._lives if one.followed is not None
+            }
+            found = await asyncio.to_thread(lookout.look, followed)
+            for life in self._lives:
+                life.sighted(found[life.config.name])
+            await asyncio.sleep(LOOK_SECONDS)
+
     def _save_positions(self) -> None:
-        for worker in self._workers:
-            worker.save_position()
+        for life in self._lives:
+            life.save_position()
         try:
             self._positions.save()
         except OSError as error:
@@ -207,7 +233,7 @@ class Node:
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),
-            "maps": {w.config.name: w.status() for w in self._workers},
+            "maps": {one.config.name: one.status() for one in self._lives},
         }
 
     def _source_failed(self, name: str, error: Exception) -> None:
