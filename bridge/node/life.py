@@ -21,10 +21,15 @@ GONE_LOOKS = 2  # in a row without a pin, before the map counts as gone
 
 
 class MapLife:
-    """``run`` ends when cancelled, or raises what made going on impossible."""
+    """``run`` ends when cancelled, or raises what made going on impossible.
 
-    def __init__(self, config: MapConfig, services: Services) -> None:
+    ``strict``: a map that cannot be taken at the first look is such a reason. Later it is not: the
+    other maps are not to suffer for one.
+    """
+
+    def __init__(self, config: MapConfig, services: Services, *, strict: bool) -> None:
         self.config = config
+        self._strict = strict
         self._services = services
         self._worker: MapWorker | None = None
         self._sighting = Sighting()
@@ -59,6 +64,7 @@ class MapLife:
             if found.error is not None:
                 self._trouble(found.error)
             worker = self._open(found.info) if found.info is not None else None
+            self._strict = False
             if worker is not None:
                 return worker
             if not waiting:
@@ -85,8 +91,7 @@ class MapLife:
         return worker
 
     def _trouble(self, error: BridgeError) -> None:
-        """At the start it ends the node. Later the other maps are not to suffer for one."""
-        if not self._lives:
+        if self._strict:
             raise error
         self._services.report.warn_once(str(error), map=self.config.name, hint=error.hint)
 

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict
 from typing import Literal, TypeVar
@@ -20,11 +20,9 @@ from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
-from bridge.kernel.maps import KernelMap, still_held
 from bridge.node.capturing import Capturing
+from bridge.node.fleet import Fleet
 from bridge.node.instance import StateDirectory
-from bridge.node.life import MapLife
-from bridge.node.lookout import Lookout
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
@@ -33,7 +31,6 @@ from bridge.node.worker import Services
 T = TypeVar("T")
 
 STATUS_SECONDS = 0.5
-LOOK_SECONDS = 1.0
 DRAIN_SECONDS = 10.0
 
 
@@ -70,7 +67,7 @@ class Node:
         self._bus: NatsBus | None = None
         self._embedded: EmbeddedServer | None = None
         self._inbox: Inbox | None = None
-        self._lives: list[MapLife] = []
+        self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
 
@@ -103,7 +100,7 @@ class Node:
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
         )
-        self._lives = [MapLife(entry, services) for entry in self._config.maps]
+        self._fleet = Fleet(self._config.maps, services)
         return applier
 
     async def _connect(self, stack: AsyncExitStack) -> NatsBus:
@@ -128,11 +125,11 @@ class Node:
         return bus
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
-        tasks = [asyncio.create_task(one.run(), name=one.config.name) for one in self._lives]
-        looking = asyncio.create_task(self._look(applier), name="lookout")
+        assert self._fleet is not None
+        fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [*tasks, looking, status, stopping]
+        everything = [fleet, status, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None
@@ -146,18 +143,21 @@ class Node:
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+            await self._fleet.cancel()
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
             self._save_positions()
-            for life in self._lives:
+            for life in self._fleet.lives:
                 await life.close()
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
+        assert self._fleet is not None
+        lives = self._fleet.lives
         taken = await asyncio.gather(
-            *(one.stop_capturing() for one in self._lives), return_exceptions=True
+            *(one.stop_capturing() for one in lives), return_exceptions=True
         )
-        sent = await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in self._lives))
-        for life, all_taken, all_sent in zip(self._lives, taken, sent, strict=True):
+        sent = await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in lives))
+        for life, all_taken, all_sent in zip(lives, taken, sent, strict=True):
             name = life.config.name
             if isinstance(all_taken, BaseException):
                 self._report.warn(f"the last changes could not be read: {all_taken}", map=name)
@@ -168,10 +168,11 @@ class Node:
 
     async def _watch(self, applier: Applier) -> None:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
+        assert self._fleet is not None
         while True:
             self._write_status()
             self._save_positions()
-            for life in self._lives:
+            for life in self._fleet.lives:
                 life.report_losses()
             self._capturing.check()
             if applier.failure is not None:
@@ -183,29 +184,9 @@ class Node:
                 )
             await asyncio.sleep(STATUS_SECONDS)
 
-    async def _look(self, applier: Applier) -> None:
-        """Tell the maps what stands at their places, with one look for all of them."""
-
-        def abandoned(followed: Mapping[str, KernelMap]) -> set[str]:
-            with self._capturing.standing_still(), applier.standing_still():
-                opened = {name: one for name, one in followed.items() if one.fd >= 0}
-                gone = {name for name, one in opened.items() if not still_held(one)}
-                for name in gone:
-                    applier.remove(name)
-            return gone
-
-        lookout = Lookout(self._config.maps, abandoned)
-        while True:
-            followed = {
-                one.config.name: one.followed for one in self._lives if one.followed is not None
-            }
-            found = await asyncio.to_thread(lookout.look, followed)
-            for life in self._lives:
-                life.sighted(found[life.config.name])
-            await asyncio.sleep(LOOK_SECONDS)
-
     def _save_positions(self) -> None:
-        for life in self._lives:
+        assert self._fleet is not None
+        for life in self._fleet.lives:
             life.save_position()
         try:
             self._positions.save()
@@ -222,6 +203,7 @@ class Node:
     def status(self) -> dict[str, object]:
         """All that is known of this node, for ``status.json``."""
         assert self._bus is not None
+        assert self._fleet is not None
         assert self._inbox is not None
         return {
             "node": self._config.node.name,
@@ -233,7 +215,7 @@ class Node:
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),
-            "maps": {one.config.name: one.status() for one in self._lives},
+            "maps": {one.config.name: one.status() for one in self._fleet.lives},
         }
 
     def _source_failed(self, name: str, error: Exception) -> None:
