@@ -234,6 +234,11 @@ class MapSelector:
         if sum(x is not None for x in (self.pin, self.name, self.id)) != 1:
             raise ValueError("a map selector needs exactly one of pin, name, id")
 
+    @property
+    def is_pattern(self) -> bool:
+        """Whether it means all maps that match. Only the last part of a pin's path may do so."""
+        return has_wildcard(self.pin or self.name or "")
+
     def __str__(self) -> str:
         if self.pin is not None:
             return f"pin {self.pin}"
@@ -256,6 +261,14 @@ class MapInfo:
     max_entries: int
     flags: int = 0
     cpus: int = 0
+
+
+WILDCARDS = "*?["
+
+
+def has_wildcard(text: str) -> bool:
+    """Whether ``fnmatch`` takes the text for more than itself."""
+    return any(character in text for character in WILDCARDS)
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+")

@@ -10,7 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,6 +86,7 @@ class Applier:
         self._targets: dict[str, ApplyTarget] = {}
         self._reported: set[tuple[str, str]] = set()
         self._failure: BaseException | None = None
+        self._turn = threading.RLock()  # held while maps are judged and written
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run, name="applier", daemon=True)
 
@@ -92,7 +94,19 @@ class Applier:
         self._targets[target.name] = target
 
     def remove(self, name: str) -> None:
-        self._targets.pop(name, None)
+        """When this returns, the thread uses the map no more. May wait: call it off the event loop.
+
+        What waits in the inbox for the map is dropped: a map that takes its name begins anew.
+        """
+        with self._turn:
+            self._targets.pop(name, None)
+            self._inbox.discard(name)
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While this lasts no map is used. May wait for the end of a write."""
+        with self._turn:
+            yield
 
     def start(self, timeout: float = 30.0) -> None:
         """Returns when ``on_start`` has run in the thread; raises what it raised."""
@@ -119,19 +133,23 @@ class Applier:
             self._started.set()
             while True:
                 taken = self._inbox.take(_IDLE_SECONDS)
-                if taken is not None:
-                    self._apply(*taken)
-                elif self._inbox.closed:
+                if taken is None and self._inbox.closed:
                     return
-                now = time.monotonic()
-                for target in list(self._targets.values()):
-                    if target.rejoining and target.caught_up:
-                        self._rejoin(target)
-                    if target.retry_at <= now:
-                        self._retry(target)
+                with self._turn:
+                    self._work(taken)
         except BaseException as failure:  # noqa: BLE001 - handed to the owner
             self._failure = failure
             self._started.set()
+
+    def _work(self, taken: tuple[str, list[Arrival]] | None) -> None:
+        if taken is not None and self._inbox.holds_good(taken[0]):
+            self._apply(*taken)
+        now = time.monotonic()
+        for target in list(self._targets.values()):
+            if target.rejoining and target.caught_up:
+                self._rejoin(target)
+            if target.retry_at <= now:
+                self._retry(target)
 
     def _apply(self, name: str, arrivals: Sequence[Arrival]) -> None:
         target = self._targets.get(name)

@@ -46,6 +46,7 @@ class Inbox:
         self._bytes = self._messages = self._peak = self._waits = 0
         self._starved = False
         self._closed = False
+        self._taken = ""  # the map whose messages were taken last, empty when it was discarded
 
     async def put(self, arrival: Arrival) -> None:
         """Hand over one message; returns when it is in, which may take until there is room."""
@@ -86,10 +87,27 @@ class Inbox:
                 self._waiting[name] = queue[taken:]  # behind the other maps: none starves
             self._bytes -= bytes_taken
             self._messages -= taken
+            self._taken = name
             wake, self._starved = self._starved, False
         if wake:
             self._loop.call_soon_threadsafe(self._room.set)
         return name, queue[:taken]
+
+    def discard(self, name: str) -> None:
+        """Drop what waits for a map that is not written any more; nobody may put more of it in."""
+        with self._lock:
+            queue = self._waiting.pop(name, [])
+            self._bytes -= sum(arrival.delta.batch.nbytes for arrival in queue)
+            self._messages -= len(queue)
+            self._taken = "" if self._taken == name else self._taken
+            wake, self._starved = self._starved, False
+        if wake:
+            self._loop.call_soon_threadsafe(self._room.set)
+
+    def holds_good(self, name: str) -> bool:
+        """Whether what ``take`` last gave, messages of ``name``, was not discarded since."""
+        with self._lock:
+            return self._taken == name
 
     def wake(self) -> None:
         """Let ``take`` return without waiting once, though there may be nothing to take."""

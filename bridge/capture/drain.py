@@ -140,7 +140,7 @@ class DrainThread:
 
     def add(self, source: ChangeSource, sink: Sink) -> None:
         """``sink`` is called in the thread; it answers False to be asked again a little later."""
-        with self._between_turns():
+        with self.standing_still():
             if id(source) in self._slots:
                 raise InvariantError("drain thread: source was added before")
             slot = _Slot(source, sink, source.fileno(), time.monotonic())
@@ -157,7 +157,7 @@ class DrainThread:
         ``drain`` first takes what the source has, one drain, and offers it to the sink once.
         Answers whether everything that was taken from the source has reached the sink.
         """
-        with self._between_turns():
+        with self.standing_still():
             slot = self._slots.get(id(source))
             if slot is None:
                 return True
@@ -194,7 +194,8 @@ class DrainThread:
         return slot.statistics() if slot is not None else DrainStatistics()
 
     @contextlib.contextmanager
-    def _between_turns(self) -> Iterator[None]:
+    def standing_still(self) -> Iterator[None]:
+        """While this lasts no source is asked. May wait for the end of a turn."""
         self._callers += 1
         try:
             self._turn.acquire()

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli import output
 from bridge.cli.options import config_option
-from bridge.config import load
+from bridge.config import Config, load
 from bridge.errors import BridgeError, Exit
 from bridge.node.instance import read_status
 
@@ -61,21 +61,34 @@ def command(config_path: Path, awaited: str | None, timeout_seconds: float, as_j
       mapbridge status --wait-synced all --timeout 0 --json
     """
     config = load(config_path)
-    names = [entry.name for entry in config.maps]
-    if awaited is not None and awaited != "all" and awaited not in names:
+    if awaited is not None and awaited != "all" and not _has(config, awaited):
+        names = ", ".join(entry.name for entry in config.maps)
         raise click.UsageError(
-            f"--wait-synced: {awaited} is no map of {config_path} (maps: {', '.join(names)})"
+            f"--wait-synced: {awaited} is no map of {config_path} (maps: {names})"
         )
     directory = config.node.state_directory
     if awaited is None:
         _print(_read(directory), as_json=as_json)
         return
-    wanted = names if awaited == "all" else [awaited]
-    _print(_await(directory, wanted, timeout_seconds), as_json=as_json)
+    wanted = [awaited]
+    if awaited == "all":
+        wanted = [entry.name for entry in config.maps if not entry.selector.is_pattern]
+    status = _await(directory, wanted, timeout_seconds, found_too=awaited == "all")
+    _print(status, as_json=as_json)
 
 
-def _await(directory: Path, names: list[str], timeout_seconds: float) -> dict[str, object]:
-    """The status in which all of ``names`` are synced."""
+def _has(config: Config, name: str) -> bool:
+    try:
+        config.map(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _await(
+    directory: Path, wanted: list[str], timeout_seconds: float, *, found_too: bool
+) -> dict[str, object]:
+    """The status in which all of ``wanted`` are synced, those that patterns found too."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         late = time.monotonic() >= deadline
@@ -85,6 +98,9 @@ def _await(directory: Path, names: list[str], timeout_seconds: float) -> dict[st
             if late:
                 raise
         else:
+            maps = status.get("maps")
+            found = maps if found_too and isinstance(maps, dict) else {}
+            names = dict.fromkeys([*wanted, *found])
             behind = [name for name in names if _map(status, name).get("synced") is not True]
             if not behind:
                 return status

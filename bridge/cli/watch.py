@@ -59,10 +59,12 @@ def command(
       mapbridge watch conntrack --from-start --json | jq .key
     """
     config = load(config_path)
-    if name not in {entry.name for entry in config.maps}:
+    try:
+        entry = config.map(name)
+    except KeyError:
         known = ", ".join(entry.name for entry in config.maps) or "none"
-        raise click.BadParameter(f"{name!r} is not in {config_path} (it has: {known})")
-    fields = None if as_hex else _fields(config.map(name).selector)
+        raise click.BadParameter(f"{name!r} is not in {config_path} (it has: {known})") from None
+    fields = None if as_hex else _fields(entry.selector)
     asyncio.run(_watch(config, name, from_start, set(nodes), fields, count, as_json))
 
 

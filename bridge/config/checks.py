@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from bridge.config.problems import Problem, shown
+from bridge.config.settings import OWN_NAME
+from bridge.model import has_wildcard
 
 SELECTORS = ("pin", "map", "id")
 
@@ -18,6 +20,7 @@ def cross_check(data: Mapping[str, object]) -> Iterator[Problem]:
     if isinstance(maps, list):
         tables = [(f"maps[{index}]", table) for index, table in enumerate(maps)]
         yield from _selectors(tables)
+        yield from _names(tables)
         yield from _duplicates(tables)
 
 
@@ -64,6 +67,46 @@ def _one_selector(path: str, table: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
+def _names(tables: list[tuple[str, object]]) -> Iterator[Problem]:
+    """A table of one map has its name; one of several says where their own names go."""
+    for path, table in tables:
+        if not isinstance(table, dict):
+            continue
+        name, pattern = table.get("name"), _pattern(table)
+        if pattern is None and "name" not in table:
+            yield Problem(f"{path}.name", "is required")
+        if isinstance(name, str) and (OWN_NAME in name) != (pattern is not None):
+            yield _misnamed(path, name, pattern)
+        for key in ("emit", "emit_losses"):
+            if pattern is not None and key in table:
+                yield Problem(
+                    f"{path}.{key}",
+                    "belongs to one map, and the selector is a pattern",
+                    shown(pattern),
+                    "give that map a table of its own",
+                )
+
+
+def _pattern(table: Mapping[str, object]) -> str | None:
+    for key in ("pin", "map"):
+        value = table.get(key)
+        if isinstance(value, str) and has_wildcard(value):
+            return value
+    return None
+
+
+def _misnamed(path: str, name: str, pattern: str | None) -> Problem:
+    if pattern is None:
+        reason = "a '*' stands for a map's own name, and needs a pattern in pin or map"
+        return Problem(f"{path}.name", reason, shown(name))
+    return Problem(
+        f"{path}.name",
+        "needs a '*' where the own name of each map goes, as the selector is a pattern",
+        shown(name),
+        "leave it out to take the own names as they are",
+    )
+
+
 def _duplicates(tables: list[tuple[str, object]]) -> Iterator[Problem]:
     """A name twice would be two histories in one; a map twice would be published twice."""
     first: dict[tuple[str, str], str] = {}
@@ -73,6 +116,8 @@ def _duplicates(tables: list[tuple[str, object]]) -> Iterator[Problem]:
         for key in ("name", *SELECTORS):
             if key not in table or isinstance(table[key], dict | list):
                 continue
+            if key == "name" and _pattern(table) is not None:
+                continue  # two patterns may share a prefix; the maps that they find decide
             earlier = first.setdefault((key, repr(table[key])), path)
             if earlier != path:
                 yield Problem(f"{path}.{key}", f"is already used by {earlier}", shown(table[key]))

@@ -16,17 +16,23 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bridge.config import settings
-from bridge.config.settings import CaptureMode, CaptureTransport, ListenAddress, Storage
+from bridge.config.settings import (
+    MAPS_MAX,
+    NAME_LENGTH_MAX,
+    CaptureMode,
+    CaptureTransport,
+    ListenAddress,
+    Storage,
+    is_stream_name,
+)
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
-from bridge.model import Evict, Role, is_token
+from bridge.model import WILDCARDS, Evict, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
 PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
-MAPS_MAX = 256
-NAME_LENGTH_MAX = 64  # as in bridge/wire/subjects.py
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
-_STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
 _SCHEMES = ("nats", "tls")
 
 
@@ -60,9 +66,29 @@ def _token(value: object) -> str:
 
 def _stream_name(value: object) -> str:
     text = _text(value)
-    if _STREAM_NAME.fullmatch(text) is None or len(text) > NAME_LENGTH_MAX:
+    if text.count("*") > 1 or not is_stream_name(text.replace("*", "") or "m"):
         raise ValueError(f"must be 1 to {NAME_LENGTH_MAX} letters, digits, '_', '-' and '.'")
     return text
+
+
+def _pinned_maps(value: object) -> str:
+    """A pin, or a pattern for the pins of one folder."""
+    text = _absolute(value)
+    if has_wildcard(str(Path(text).parent)):
+        raise ValueError(f"may have {' '.join(WILDCARDS)} in the last part of the path only")
+    return text
+
+
+def _kernel_maps(value: object) -> str:
+    """A kernel name, or a pattern for several."""
+    if not isinstance(value, str) or not has_wildcard(value):
+        return _kernel_name(value)
+    if _KERNEL_PATTERN.fullmatch(value) is None or len(value) > NAME_LENGTH_MAX:
+        raise ValueError(
+            f"must be a pattern for kernel map names: 1 to {NAME_LENGTH_MAX} letters, digits, "
+            "'_', '.' and the wildcards '*', '?', '[...]'"
+        )
+    return value
 
 
 def _kernel_name(value: object) -> str:
@@ -212,7 +238,9 @@ def _emit(value: object) -> object:
 
 
 class MapTable(SelectorTable):
-    name: Annotated[str, BeforeValidator(_stream_name)]
+    pin: Annotated[str, BeforeValidator(_pinned_maps)] | None = None
+    map: Annotated[str, BeforeValidator(_kernel_maps)] | None = None
+    name: Annotated[str, BeforeValidator(_stream_name)] | None = None
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
     emit: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None

@@ -20,6 +20,7 @@ from bridge.config.checks import cross_check
 from bridge.config.document import Document, MapTable, SelectorTable
 from bridge.config.problems import ConfigError, Problem, shown
 from bridge.config.settings import (
+    OWN_NAME,
     BrokerConfig,
     CaptureConfig,
     Config,
@@ -164,7 +165,7 @@ def _converted(document: Document) -> Config:
 
 def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
     return MapConfig(
-        name=table.name,
+        name=OWN_NAME if table.name is None else table.name,
         selector=_selector(table),
         role=table.role,
         emit=None if table.emit is None else _selector(table.emit),

@@ -7,7 +7,9 @@ map overrides a value of ``[capture]``, the map's field already holds the value 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bridge.model import Evict, MapSelector, Role
@@ -18,6 +20,15 @@ RING_BYTES = 16 << 20
 PERF_PAGES = 512
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
+MAPS_MAX = 1000  # of one node, those that patterns find included; the probes have 1024 slots
+NAME_LENGTH_MAX = 64  # as in bridge/wire/subjects.py
+OWN_NAME = "*"  # in a stream name: where the own name of each map that matches goes
+_STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+
+
+def is_stream_name(text: str) -> bool:
+    """Whether a map may be called so in the stream."""
+    return _STREAM_NAME.fullmatch(text) is not None and len(text) <= NAME_LENGTH_MAX
 
 
 class CaptureMode(enum.StrEnum):
@@ -100,7 +111,10 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class MapConfig:
-    """One map: its name in the stream and where it is in this kernel."""
+    """One map: its name in the stream and where it is in this kernel.
+
+    Or all maps that match: then ``selector`` is a pattern, and ``name`` has ``OWN_NAME`` once.
+    """
 
     name: str
     selector: MapSelector
@@ -110,6 +124,24 @@ class MapConfig:
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
     evict: Evict = Evict.LOCAL  # of LRU maps
+
+    def member(self, own_name: str) -> MapConfig:
+        """What holds for one of the maps that match; its name may be unfit for the stream."""
+        pin = self.selector.pin
+        selector = (
+            MapSelector(name=own_name)
+            if pin is None
+            else MapSelector(pin=str(Path(pin).parent / own_name))
+        )
+        return replace(self, name=self.name.replace(OWN_NAME, own_name), selector=selector)
+
+    def member_named(self, name: str) -> MapConfig | None:
+        """The one that bears this name in the stream; ``None``: no map that matches can."""
+        head, _, tail = self.name.partition(OWN_NAME)
+        own = name.removeprefix(head).removesuffix(tail)
+        pattern = Path(self.selector.pin).name if self.selector.pin else self.selector.name or ""
+        matches = own and f"{head}{own}{tail}" == name and fnmatchcase(own, pattern)
+        return self.member(own) if matches else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +155,12 @@ class Config:
     maps: tuple[MapConfig, ...] = ()
 
     def map(self, name: str) -> MapConfig:
-        """The map of that stream name. Raises ``KeyError``."""
+        """The map of that stream name, by name or by pattern. Raises ``KeyError``."""
         for entry in self.maps:
-            if entry.name == name:
+            if entry.name == name and not entry.selector.is_pattern:
                 return entry
+        for entry in self.maps:
+            member = entry.member_named(name) if entry.selector.is_pattern else None
+            if member is not None:
+                return member
         raise KeyError(name)

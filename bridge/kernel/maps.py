@@ -41,6 +41,7 @@ __all__ = [
     "open_map_id",
     "open_pin",
     "raise_memlock_limit",
+    "still_held",
     "type_name",
 ]
 
@@ -175,6 +176,23 @@ def all_maps() -> list[MapInfo]:
             found.append(map_info(fd, f"map id {map_id}"))
         finally:
             os.close(fd)
+
+
+def still_held(kernel_map: KernelMap) -> bool:
+    """Whether anybody else (a program, a process, a pin) has the map.
+
+    An open descriptor keeps a map alive that nobody uses any more, and the kernel does not tell who
+    else has one. So the descriptor is given back and asked for anew: a map that only it had kept
+    is gone then, and the object is closed. Nobody may use the object meanwhile.
+    """
+    map_id = kernel_map.info.id
+    kernel_map.close()
+    fd = syscall.descriptor_of(Command.MAP_GET_FD_BY_ID, map_id)
+    if fd == -errno.ENOENT:
+        return False
+    check(max(-fd, 0), Asked.OPEN, f"map id {map_id}", "open")
+    kernel_map.fd = fd
+    return True
 
 
 def find_maps(name: str) -> list[MapInfo]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from bridge.capture.drain import DrainThread
@@ -18,6 +19,7 @@ from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.capture.transport import Transport
 from bridge.config.settings import Config, MapConfig
 from bridge.errors import InvariantError
+from bridge.kernel.errors import MapClosedError
 from bridge.kernel.maps import KernelMap, type_name
 from bridge.kernel.support import Support, judge
 from bridge.model import MapInfo
@@ -160,6 +162,12 @@ class Capturing:
         source.close()
         return clean
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While this lasts no map is read. May wait for the end of a drain or a sweep."""
+        with self._rings.standing_still(), self._sweeps.standing_still():
+            yield
+
     def losses(self, name: str) -> Losses:
         """What was lost of a map since its capture began."""
         with self._lock:
@@ -217,6 +225,8 @@ class Capturing:
             self._sources[name] = (source, lane)
 
     def _failed(self, source: ChangeSource, error: Exception) -> None:
+        if isinstance(error, MapClosedError):
+            return  # the map has gone, and its worker is about to leave
         with self._lock:
             name = next((n for n, (s, _) in self._sources.items() if s is source), "")
         self._report(name, error)

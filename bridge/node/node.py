@@ -21,11 +21,12 @@ from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
+from bridge.node.fleet import Fleet
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
-from bridge.node.worker import MapWorker, Services
+from bridge.node.worker import Services
 
 T = TypeVar("T")
 
@@ -66,7 +67,7 @@ class Node:
         self._bus: NatsBus | None = None
         self._embedded: EmbeddedServer | None = None
         self._inbox: Inbox | None = None
-        self._workers: list[MapWorker] = []
+        self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
 
@@ -99,7 +100,7 @@ class Node:
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
         )
-        self._workers = [MapWorker(entry, services) for entry in self._config.maps]
+        self._fleet = Fleet(self._config.maps, services)
         return applier
 
     async def _connect(self, stack: AsyncExitStack) -> NatsBus:
@@ -124,10 +125,12 @@ class Node:
         return bus
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
-        tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
+        assert self._fleet is not None
+        fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        running = {*tasks, status, stopping}
+        everything = [fleet, status, stopping]
+        running = set(everything)
         try:
             failure: BaseException | None = None
             while not stop.is_set() and failure is None:
@@ -137,23 +140,25 @@ class Node:
             if failure is not None:
                 raise failure
         finally:
-            everything = [*tasks, status, stopping]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+            await self._fleet.cancel()
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
             self._save_positions()
-            for worker in self._workers:
-                await worker.close()
+            for life in self._fleet.lives:
+                await life.close()
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
+        assert self._fleet is not None
+        lives = self._fleet.lives
         taken = await asyncio.gather(
-            *(w.stop_capturing() for w in self._workers), return_exceptions=True
+            *(one.stop_capturing() for one in lives), return_exceptions=True
         )
-        sent = await asyncio.gather(*(w.drain(DRAIN_SECONDS) for w in self._workers))
-        for worker, all_taken, all_sent in zip(self._workers, taken, sent, strict=True):
-            name = worker.config.name
+        sent = await asyncio.gather(*(one.drain(DRAIN_SECONDS) for one in lives))
+        for life, all_taken, all_sent in zip(lives, taken, sent, strict=True):
+            name = life.config.name
             if isinstance(all_taken, BaseException):
                 self._report.warn(f"the last changes could not be read: {all_taken}", map=name)
             elif not (all_taken and all_sent):
@@ -163,11 +168,12 @@ class Node:
 
     async def _watch(self, applier: Applier) -> None:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
+        assert self._fleet is not None
         while True:
             self._write_status()
             self._save_positions()
-            for worker in self._workers:
-                worker.report_losses()
+            for life in self._fleet.lives:
+                life.report_losses()
             self._capturing.check()
             if applier.failure is not None:
                 raise applier.failure
@@ -179,8 +185,9 @@ class Node:
             await asyncio.sleep(STATUS_SECONDS)
 
     def _save_positions(self) -> None:
-        for worker in self._workers:
-            worker.save_position()
+        assert self._fleet is not None
+        for life in self._fleet.lives:
+            life.save_position()
         try:
             self._positions.save()
         except OSError as error:
@@ -196,6 +203,7 @@ class Node:
     def status(self) -> dict[str, object]:
         """All that is known of this node, for ``status.json``."""
         assert self._bus is not None
+        assert self._fleet is not None
         assert self._inbox is not None
         return {
             "node": self._config.node.name,
@@ -207,7 +215,7 @@ class Node:
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),
-            "maps": {w.config.name: w.status() for w in self._workers},
+            "maps": {one.config.name: one.status() for one in self._fleet.lives},
         }
 
     def _source_failed(self, name: str, error: Exception) -> None:

@@ -16,6 +16,7 @@ import orjson
 from bridge.node.instance import StateDirectory
 
 FILE = "positions.json"
+POSITIONS_MAX = 4096  # the oldest are forgotten: patterns may meet ever new names
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,7 +47,10 @@ class Positions:
         return saved.sequence
 
     def note(self, name: str, map_id: int, log: str, sequence: int) -> None:
-        self._known[name] = Saved(sequence, map_id, self._boot, log)
+        saved = Saved(sequence, map_id, self._boot, log)
+        if name not in self._known and len(self._known) >= POSITIONS_MAX:
+            del self._known[next(iter(self._known))]
+        self._known[name] = saved
 
     def save(self) -> None:
         """Write what was noted since the last time. Raises ``OSError``."""

@@ -1,13 +1,15 @@
-"""The life of one map on one node: wait for it, join the stream, capture it, apply to it."""
+"""One kernel map on one node, from its opening to its end: join the stream, capture, apply.
+
+A map that takes its place later gets a worker of its own; ``life`` sees to that.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import math
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 from bridge.apply.applier import Applier, ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
@@ -19,9 +21,9 @@ from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
-from bridge.errors import BridgeError, Exit
-from bridge.kernel.errors import MapNotFoundError, UnsupportedError
-from bridge.kernel.maps import KernelMap, MapType, open_map
+from bridge.errors import BridgeError
+from bridge.kernel.errors import UnsupportedError
+from bridge.kernel.maps import KernelMap, MapType
 from bridge.kernel.maptypes import LRU_TYPES
 from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
@@ -32,15 +34,7 @@ from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
 from bridge.node.synced import Sync, SyncGate
 
-SEARCH_SECONDS = 0.5
 CAUGHT_UP_POLL_SECONDS = 0.02
-REPLACED_POLL_SECONDS = 1.0
-
-
-class MapReplacedError(BridgeError):
-    """Another map stands at the pin now: what holds the old one would bridge what nobody uses."""
-
-    exit_code = Exit.TEMPORARY
 
 
 class MapState(enum.StrEnum):
@@ -49,6 +43,7 @@ class MapState(enum.StrEnum):
     WAITING = "waiting"  # for the kernel map to appear
     JOINING = "joining"  # reading the stream up to what was its end
     RUNNING = "running"
+    LEAVING = "leaving"  # gone or replaced: what was captured of it goes out
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -91,25 +86,31 @@ class _Parts:
     log: str = ""  # id of the log that is read
 
 
-@dataclass(slots=True)
 class MapWorker:
-    """Runs one map. ``run`` ends when cancelled, or raises what made going on impossible."""
+    """Runs one map, which it owns. ``run`` ends when cancelled, or raises what made going on
+    impossible.
+    """
 
-    config: MapConfig
-    services: Services
-    state: MapState = MapState.WAITING
-    stream: StreamCounters = field(default_factory=StreamCounters)
-    _parts: _Parts | None = None
-    _losses_told: int = 0
-    _plan: RepairPlan = field(default_factory=RepairPlan)
-    _repairs_told: int = 0
-    _gate: SyncGate = field(default_factory=SyncGate)
+    def __init__(self, config: MapConfig, services: Services, kernel_map: KernelMap) -> None:
+        """Raises ``UnsupportedError`` for a map that cannot be bridged, and closes it."""
+        self.config = config
+        self.services = services
+        self.state = MapState.JOINING
+        self.stream = StreamCounters()
+        self._parts = self._assemble(kernel_map)
+        self._losses_told = 0
+        self._plan = RepairPlan()
+        self._repairs_told = 0
+        self._gate = SyncGate()
+
+    @property
+    def map(self) -> KernelMap:
+        return self._parts.map
 
     async def run(self) -> None:
-        parts = self._parts = self._open(await self._find())
+        parts = self._parts
         try:
             async with asyncio.TaskGroup() as tasks:
-                self.state = MapState.JOINING
                 if self.config.role.applies:
                     await self._start_applying(parts, tasks)
                 if self.config.role.publishes:
@@ -117,82 +118,68 @@ class MapWorker:
                 while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
-                await self._until_replaced(parts.map.info.id)
         except* BridgeError as group:
             self.state = MapState.FAILED
             raise group.exceptions[0] from None
 
-    async def _until_replaced(self, map_id: int) -> None:
-        """Watch the pin. One that is gone says nothing: programs may use the map without it."""
-        pin = self.config.selector.pin
-        while True:
-            await asyncio.sleep(REPLACED_POLL_SECONDS)
-            if pin is None:
-                continue
-            with contextlib.suppress(MapNotFoundError), open_map(self.config.selector) as found:
-                if found.info.id != map_id:
-                    raise MapReplacedError(
-                        f"map {self.config.name}: replaced, another one is pinned at {pin} now "
-                        f"(id {found.info.id}, was {map_id})",
-                        hint="start the bridge again: it then bridges the new map",
-                    )
+    async def leave(self) -> None:
+        """The map has gone, or another one took its place; ``run`` has been cancelled.
+
+        Returns when all that was captured is in the stream, however long the broker is away: a map
+        that comes next could not join before, nor publish beside this one.
+        """
+        self.save_position()
+        self.state = MapState.LEAVING
+        if not await self.stop_capturing():
+            self.services.report.warn(
+                "the last changes of the old map were too many to be taken", map=self.config.name
+            )
+        await self.drain(None)
+        if self._parts.publishing is not None:
+            await self._parts.publishing  # raises what ended it
+        if self._parts.subscription is not None:
+            await self._parts.subscription.close()
+        await asyncio.to_thread(self.services.applier.remove, self.config.name)
+        await self.close()
 
     async def stop_capturing(self) -> bool:
         """First step of the end: what the rings still hold goes into the outbox."""
         self.report_losses()
         return await asyncio.to_thread(self.services.capturing.remove, self.config.name)
 
-    async def drain(self, deadline_seconds: float) -> bool:
-        """Second step: the outbox goes out; whether all of it did.
+    async def drain(self, deadline_seconds: float | None) -> bool:
+        """Second step: the outbox goes out; whether all of it did. ``None``: no deadline.
 
-        Where another part of this map has failed, publishing was broken off and is taken up again;
-        where publishing itself has failed, there is nothing to wait for.
+        Where publishing was broken off it is taken up again; where it has failed there is nothing
+        to wait for.
         """
         parts = self._parts
-        if parts is None or parts.loop is None or parts.publishing is None:
+        if parts.loop is None or parts.publishing is None:
             return True
         outbox = parts.lane.outbox
         assert outbox is not None
         outbox.close()
-        publishing = parts.publishing
-        if publishing.cancelled():
-            publishing = asyncio.create_task(parts.loop.run())
-        await asyncio.wait({publishing}, timeout=deadline_seconds)
-        if publishing is not parts.publishing:
-            publishing.cancel()
-            await asyncio.gather(publishing, return_exceptions=True)
+        if parts.publishing.cancelled():
+            parts.publishing = asyncio.create_task(parts.loop.run())
+        await asyncio.wait({parts.publishing}, timeout=deadline_seconds)
         return outbox.statistics().rows + parts.loop.in_flight == 0
 
     async def close(self) -> None:
-        """Last step, after the tasks have ended and the writer thread has stopped."""
-        parts, self._parts = self._parts, None
+        """Last step, after ``run`` has ended and the writer thread has let go of the map."""
+        parts = self._parts
         self.state = MapState.STOPPED if self.state != MapState.FAILED else self.state
-        if parts is not None:
-            if parts.subscription is not None:
-                await parts.subscription.close()
-            parts.map.close()
+        if parts.publishing is not None:
+            parts.publishing.cancel()
+            await asyncio.gather(parts.publishing, return_exceptions=True)
+        if parts.subscription is not None:
+            await parts.subscription.close()
+        await asyncio.to_thread(self._close_map)
 
-    async def _find(self) -> KernelMap:
-        """Look for the kernel map until it is there."""
-        selector = self.config.selector
-        waiting = False
-        while True:
-            try:
-                found = open_map(selector)
-            except MapNotFoundError:
-                if not waiting:
-                    self.services.report.say(
-                        "waiting for the map to appear", map=self.config.name, at=str(selector)
-                    )
-                waiting = True
-                await asyncio.sleep(SEARCH_SECONDS)
-                continue
-            self.services.report.say(
-                "map found", map=self.config.name, id=found.info.id, role=str(self.config.role)
-            )
-            return found
+    def _close_map(self) -> None:
+        with self.services.applier.standing_still():  # a look may just have it in hand
+            self._parts.map.close()
 
-    def _open(self, kernel_map: KernelMap) -> _Parts:
+    def _assemble(self, kernel_map: KernelMap) -> _Parts:
         role, info = self.config.role, kernel_map.info
         verdict = judge(info)
         if verdict.support is Support.NO:
@@ -258,7 +245,7 @@ class MapWorker:
     def save_position(self) -> None:
         """Note how far the map has come, unless changes wait that the kernel did not take."""
         parts = self._parts
-        if parts is None or parts.target is None or parts.target.rejoining:
+        if parts.target is None or parts.target.rejoining:
             return
         counters = parts.target.counters
         if self.state != MapState.JOINING and not counters.unwritten and counters.sequence:
@@ -309,8 +296,6 @@ class MapWorker:
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
         parts = self._parts
-        if parts is None:
-            return False
         if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
             return True
         if not _is_level(parts):
@@ -334,7 +319,7 @@ class MapWorker:
                 map=name,
                 **{place: count for place, count in asdict(losses).items() if count},
             )
-        if repairs.finished > self._repairs_told and self._parts is not None:
+        if repairs.finished > self._repairs_told:
             self._repairs_told = repairs.finished
             self.services.report.say(
                 "repaired: the map was compared with the stream",
@@ -349,7 +334,7 @@ class MapWorker:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
-        if parts is None or parts.target is None:
+        if parts.target is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
         return self._gate.look(
@@ -361,23 +346,19 @@ class MapWorker:
         )
 
     def status(self) -> dict[str, object]:
-        """What ``status.json`` says of this map."""
-        sync = self.sync()
+        """What ``status.json`` says of this map, beside what its life says."""
+        sync, parts = self.sync(), self._parts
         answer: dict[str, object] = {
             "state": str(self.state),
             "synced": sync.synced,
             "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
-            "role": str(self.config.role),
-            "selector": str(self.config.selector),
+            "id": parts.map.info.id,
             "stream": asdict(self.stream),
-        }
-        parts = self._parts
-        if parts is None:
-            return answer
-        answer["id"] = parts.map.info.id
-        answer["capture"] = asdict(parts.lane.counters) | {
-            "losses": asdict(self.services.capturing.losses(self.config.name)),
-            "repairs": asdict(self.services.capturing.repairs(self.config.name)),
+            "capture": asdict(parts.lane.counters)
+            | {
+                "losses": asdict(self.services.capturing.losses(self.config.name)),
+                "repairs": asdict(self.services.capturing.repairs(self.config.name)),
+            },
         }
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())

@@ -28,23 +28,28 @@ class NodeFailedError(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class MapEntry:
-    """A ``[[maps]]`` table. ``emit``: pins of the ring and of the loss counter."""
+    """A ``[[maps]]`` table. ``emit``: pins of the ring and of the loss counter; ``more``: lines.
+
+    ``kernel_name`` selects the map instead of ``pin``.
+    """
 
     name: str
     pin: Path
     role: Role
     emit: tuple[Path, Path] | None = None
+    kernel_name: str = ""
+    more: tuple[str, ...] = ()
 
     def toml(self) -> str:
         lines = [
             "[[maps]]",
             f'name = "{self.name}"',
-            f'pin = "{self.pin}"',
+            f'map = "{self.kernel_name}"' if self.kernel_name else f'pin = "{self.pin}"',
             f'role = "{self.role}"',
         ]
         if self.emit is not None:
             lines += [f'emit = "{self.emit[0]}"', f'emit_losses = "{self.emit[1]}"']
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, *self.more, ""])
 
 
 class NodeProcess:

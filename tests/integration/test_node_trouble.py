@@ -202,21 +202,6 @@ def test_a_status_that_cannot_be_written_is_told_once_and_the_work_goes_on(rig: 
     assert node.log_path.read_text().count("status cannot be written") == 1
 
 
-def test_a_map_that_was_replaced_ends_the_node_after_what_was_captured_went_out(rig: Rig) -> None:
-    a, b, name = rig.map("a"), rig.map("b"), map_name()
-    node = rig.node("a", rig.entry(name, "a", Role.PUBLISH))
-    rig.node("b", rig.entry(name, "b", Role.APPLY))
-    fill(a, range(53), 1)
-    (rig.pins / "a").unlink()
-    swept(node)
-    assert node.process.poll() is None
-    fill(a, range(100, 153), 1)
-    rig.map("a")
-    assert node.process.wait(DEADLINE_SECONDS) == 75
-    assert "replaced" in node.log_path.read_text()
-    until(lambda: content(a) == content(b), "the last changes")
-
-
 def test_a_signal_while_it_waits_ends_it(rig: Rig, tmp_path: Path) -> None:
     name = map_name()
     waiting = rig.node("a", rig.entry(name, "a", Role.REPLICATE), ready=False)

@@ -95,3 +95,37 @@ def test_after_the_end_what_is_inside_can_be_taken() -> None:
         assert inbox.closed
 
     asyncio.run(scenario())
+
+
+def test_what_waits_for_a_map_that_went_is_dropped_and_room_is_told() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(3 * ROW_BYTES, asyncio.get_running_loop())
+        for sequence in range(1, 4):
+            await inbox.put(arrival(sequence, name="gone"))
+        waiting = asyncio.create_task(inbox.put(arrival(4, name="other")))
+        await asyncio.sleep(0)
+        inbox.discard("gone")
+        async with asyncio.timeout(5):
+            await waiting
+        taken = inbox.take(0)
+        assert taken is not None
+        assert (taken[0], sequences(taken)) == ("other", [4])
+        assert (inbox.statistics().waiting, inbox.statistics().waiting_bytes) == (0, 0)
+
+    asyncio.run(scenario())
+
+
+def test_what_is_in_hand_when_its_map_goes_holds_good_no_more() -> None:
+    async def scenario() -> None:
+        inbox = Inbox(1 << 20, asyncio.get_running_loop())
+        await inbox.put(arrival(1, name="a"))
+        inbox.take(0)
+        inbox.discard("b")
+        assert inbox.holds_good("a")
+        inbox.discard("a")
+        assert not inbox.holds_good("a")
+        await inbox.put(arrival(2, name="a"))  # of the map that took its place
+        inbox.take(0)
+        assert inbox.holds_good("a")
+
+    asyncio.run(scenario())

@@ -247,8 +247,51 @@ def test_problems_stand_in_the_order_of_the_maps() -> None:
 
 def test_too_many_maps() -> None:
     text = '[node]\nname = "a"\n'
-    text += "".join(f'[[maps]]\nname = "m{i}"\nid = {i}\n' for i in range(1, 258))
-    assert problems_of(text)["maps"].reason == "at most 256 maps"
+    text += "".join(f'[[maps]]\nname = "m{i}"\nid = {i}\n' for i in range(1, 1002))
+    assert problems_of(text)["maps"].reason == "at most 1000 maps"
+
+
+def several(lines: str) -> str:
+    return f'[node]\nname = "a"\n[[maps]]\n{lines}'
+
+
+@pytest.mark.parametrize(
+    ("lines", "own", "name", "selector"),
+    [
+        ('pin = "/sys/fs/bpf/lb/*"', "vip", "vip", MapSelector(pin="/sys/fs/bpf/lb/vip")),
+        ('map = "ct_*"', "ct_4", "ct_4", MapSelector(name="ct_4")),
+        ('map = "ct_*"\nname = "x-*"', "ct_4", "x-ct_4", MapSelector(name="ct_4")),
+        ('pin = "/b/[ab]?"\nname = "*.lb"', "a1", "a1.lb", MapSelector(pin="/b/a1")),
+    ],
+)
+def test_a_pattern_stands_for_all_maps_that_match(
+    lines: str, own: str, name: str, selector: MapSelector
+) -> None:
+    config = parse(several(f'{lines}\nrole = "publish"'))
+    entry = config.maps[0]
+    assert entry.selector.is_pattern
+    member = entry.member(own)
+    assert (member.name, member.selector, member.role) == (name, selector, Role.PUBLISH)
+    assert config.map(name) == member
+    with pytest.raises(KeyError):
+        config.map("")
+
+
+@pytest.mark.parametrize(
+    ("lines", "path", "reason"),
+    [
+        ('pin = "/b/*"\nname = "lb"', "maps[0].name", "needs a '*'"),
+        ('pin = "/b/m"\nname = "lb-*"', "maps[0].name", "needs a pattern in pin or map"),
+        ('pin = "/b/m"', "maps[0].name", "is required"),
+        ('pin = "/b/*"\nname = "a*b*"', "maps[0].name", "must be"),
+        ('pin = "/b/*/m"\nname = "*"', "maps[0].pin", "last part of the path only"),
+        ('map = "ct *"', "maps[0].map", "must be a pattern"),
+        ('map = "ct*"\nemit = "/b/e"\nemit_losses = "/b/l"', "maps[0].emit", "a pattern"),
+        ('pin = "/b/*"\n[[maps]]\npin = "/b/*"', "maps[1].pin", "already used"),
+    ],
+)
+def test_patterns_that_are_refused(lines: str, path: str, reason: str) -> None:
+    assert reason in problems_of(several(lines))[path].reason
 
 
 def test_a_password_is_not_repeated() -> None:
