@@ -13,6 +13,7 @@ SESSIONS ?= 1009
 SEEDS ?= 500
 ROUNDS ?= 9
 CAPTURE ?= kprobe
+ORDER ?= --order-repetitions 50 --order-rounds 100000
 ARGS ?=
 
 .PHONY: help
@@ -56,6 +57,15 @@ test-integration: $(READY) ## real maps and real brokers on this machine, as roo
 .PHONY: test-vm
 test-vm: $(READY) ## the probes on a real kernel in a virtual machine (KERNEL=6.1)
 	$(BIN)/python -m tests.vm test --kernel $(KERNEL) $(ARGS)
+
+.PHONY: test-kernels
+test-kernels: $(READY) ## what is seen on each kernel; writes build/kernels.json, docs/kernels.md
+	$(BIN)/python -m tests.vm matrix $(ARGS)
+
+.PHONY: test-order
+test-order: $(READY) ## two processors on the same keys, 50 times, here and in a guest (KERNEL=6.1)
+	$(PYTEST) tests/integration/test_order.py $(ORDER) $(ARGS)
+	$(BIN)/python -m tests.vm test --kernel $(KERNEL) --timeout 3000 tests/vm/test_order.py $(ORDER) $(ARGS)
 
 .PHONY: lint
 lint: $(READY) ## ruff and mypy

@@ -46,3 +46,20 @@ def test_the_bench_counts_every_change() -> None:
         assert rate["changes"] > 1000
         assert (rate["missing"], rate["dropped"]) == (0, 0)
         assert 0 < rate["p50_ms"] <= rate["p99_ms"]
+
+
+def test_the_bench_tells_what_capture_costs() -> None:
+    answer = last_line("bench", "overhead", "--rounds", "1", "--repeat", "2003", "--json")
+    costs, unavailable = answer["costs"], answer["unavailable"]
+    assert isinstance(costs, list)
+    assert isinstance(unavailable, dict)
+    by_mode = {cost["mode"] for cost in costs}
+    assert by_mode | unavailable.keys() == {"fentry", "kprobe", "syscall", "emit"}
+    assert {"emit", "syscall"} <= by_mode
+    for cost in costs:
+        assert min(cost["bare"], cost["watched"]) > 0
+        assert (cost["unwatched"] is None) == (cost["mode"] == "emit")
+        assert cost["lost"] == 0
+    emitted = [cost for cost in costs if cost["mode"] == "emit"]
+    assert [(c["key_bytes"], c["value_bytes"]) for c in emitted] == [(8, 8), (16, 24), (40, 120)]
+    assert all(cost["watched"] > cost["bare"] for cost in emitted)

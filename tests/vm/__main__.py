@@ -1,8 +1,9 @@
-"""Runs a command, or the tests marked ``vm``, on a Debian kernel in a virtual machine.
+"""Runs a command, or tests, on a Debian kernel in a virtual machine.
 
     python -m tests.vm run --kernel 6.1 [--timeout SECONDS] -- COMMAND [ARGUMENT...]
     python -m tests.vm test --kernel 6.1 [--timeout SECONDS] [PYTEST ARGUMENT...]
     python -m tests.vm fetch --kernel 6.1
+    python -m tests.vm matrix [--kernel 6.1]
 
 Exit codes: that of the command; 69 something is missing, 70 the guest ended without a result, 71
 the kernel complained in its log, 124 the time limit.
@@ -20,6 +21,7 @@ from types import FrameType
 from bridge.errors import BridgeError
 from tests.vm.kernels import CHECKOUT, SUITES, fetch_kernel
 from tests.vm.machine import GUEST_RESULTS, Outcome, kvm_works, run_in_guest
+from tests.vm.matrix.run import run_matrix
 
 _RUN_SECONDS = 600.0
 _TEST_SECONDS = 900.0
@@ -36,9 +38,11 @@ def _parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         ("run", "run a command in a guest"),
         ("test", "run the tests marked vm in a guest"),
         ("fetch", "only download the kernel"),
+        ("matrix", "what is seen of each writer, on this kernel or on all of them"),
     ):
         action = actions.add_parser(name, help=summary, allow_abbrev=False)
-        action.add_argument("--kernel", default="6.1", choices=tuple(SUITES))
+        kernel = None if name == "matrix" else "6.1"
+        action.add_argument("--kernel", default=kernel, choices=tuple(SUITES))
         seconds = _TEST_SECONDS if name == "test" else _RUN_SECONDS
         action.add_argument("--timeout", type=float, default=seconds, metavar="SECONDS")
         action.add_argument(
@@ -88,14 +92,18 @@ def main(arguments: Sequence[str]) -> int:
         print("Error: no command given\nTry: python -m tests.vm run -- uname -r", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, _stop)
+    if options.action != "fetch":
+        # Compiled here in moments, or at every boot again in the emulator.
+        for folder in ("bridge", "tests"):
+            compileall.compile_dir(str(CHECKOUT / folder), quiet=2)
     try:
+        if options.action == "matrix":
+            versions = [options.kernel] if options.kernel else list(SUITES)
+            return run_matrix(versions, options.timeout)
         kernel = fetch_kernel(options.kernel)
         print(f"vm: kernel {kernel.release}", file=sys.stderr)
         if options.action == "fetch":
             return 0
-        # Compiled here in moments, or at every boot again in the emulator.
-        for folder in ("bridge", "tests"):
-            compileall.compile_dir(str(CHECKOUT / folder), quiet=2)
         kvm = options.accel == "kvm" and kvm_works(kernel)
         if options.accel == "kvm" and not kvm:
             print("vm: no guest boots under KVM here, using emulation", file=sys.stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 from bridge.bench.churn import Writer
+from bridge.capture.source import Mode
 from bridge.kernel.errors import KeyExistsError
 from bridge.kernel.maps import KernelMap, UpdateFlag, create_map
 from bridge.model import Role
@@ -18,6 +21,8 @@ from bridge.rig.nodes import MapEntry, NodeProcess
 from tests.integration.churn_twin import loaded_churn
 from tests.integration.kernel_support import pin_folder, rows_of
 from tests.node_kit import Rig, content, fill, map_name, published, until
+from tests.vm.features import FEATURE, require_feature
+from tests.vm.kernels import CHECKOUT
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
@@ -83,7 +88,7 @@ def by_system_calls(target: KernelMap) -> int:
     return changes + 103 + len(keys)
 
 
-@pytest.mark.parametrize("rig", ["fentry"], indirect=True)
+@pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
 def test_both_ways_without_echo(rig: Rig) -> None:
     a, b, name = rig.map("a"), rig.map("b"), map_name()
     node_a = rig.node("a", rig.entry(name, "a", Role.REPLICATE))
@@ -99,6 +104,25 @@ def test_both_ways_without_echo(rig: Rig) -> None:
     settled(node_a, node_b)
     assert (published(node_a), published(node_b)) == made
     assert content(a) == content(b)
+
+
+@pytest.mark.parametrize("mode", ["fentry", "kprobe"])
+def test_no_echo_in_a_pid_namespace(mode: str) -> None:
+    """The same once more where the kernel's thread ids are not those that a process sees."""
+    require_feature(FEATURE[Mode(mode)])
+    test = f"{__file__}::test_both_ways_without_echo[{mode}]"
+    unshare = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    pytest_options = ["-p", "no:cacheprovider", "-m", "vm", "--timeout=500"]
+    ended = subprocess.run(
+        [*unshare, sys.executable, "-m", "pytest", *pytest_options, test],
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+        cwd=CHECKOUT,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
 
 
 def settled(*nodes: NodeProcess) -> None:
