@@ -10,14 +10,15 @@ import enum
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bridge.config import settings
 from bridge.config.settings import CaptureMode, ListenAddress, Storage
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
+from bridge.layout.declared import DeclaredError, read_declared
 from bridge.model import Role, is_token
 
 PAGE_BYTES = 4096
@@ -198,6 +199,20 @@ def _emit(value: object) -> object:
     return {"pin": value} if isinstance(value, str) else value
 
 
+class LayoutTable(Table):
+    types: Annotated[str, BeforeValidator(_text)] = ""
+    key: Annotated[str, BeforeValidator(_text)]
+    value: Annotated[str, BeforeValidator(_text)]
+
+    @model_validator(mode="after")
+    def _understood(self) -> Self:
+        try:
+            read_declared(self.types, self.key, self.value)
+        except DeclaredError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
 class MapTable(SelectorTable):
     name: Annotated[str, BeforeValidator(_stream_name)]
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
@@ -205,6 +220,7 @@ class MapTable(SelectorTable):
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
+    layout: LayoutTable | None = None
 
 
 class Document(Table):

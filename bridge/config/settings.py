@@ -10,6 +10,8 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bridge.layout.declared import read_declared
+from bridge.layout.types import Layout
 from bridge.model import MapSelector, Role
 
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
@@ -88,6 +90,20 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredLayout:
+    """What the bytes of a map mean, in C syntax: declarations, and the types of key and value."""
+
+    types: str
+    key: str
+    value: str
+
+    @property
+    def layout(self) -> Layout:
+        """The types. They were read once already when the configuration was checked."""
+        return read_declared(self.types, self.key, self.value)
+
+
+@dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel."""
 
@@ -98,6 +114,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    declared: DeclaredLayout | None = None  # goes before the map's own type information
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ class MapEntry:
     pin: Path
     role: Role
     emit: tuple[Path, Path] | None = None
+    more: str = ""  # further keys and tables of this map, in TOML
 
     def toml(self) -> str:
         lines = [
@@ -44,7 +45,7 @@ class MapEntry:
         ]
         if self.emit is not None:
             lines += [f'emit = "{self.emit[0]}"', f'emit_losses = "{self.emit[1]}"']
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, self.more, ""])
 
 
 class NodeProcess:

@@ -112,6 +112,22 @@ def stream_name(cluster: str) -> str:
     return f"MAPBRIDGE_{check_token('cluster', cluster)}"
 
 
+def schema_stream_name(cluster: str) -> str:
+    """The stream of what a cluster's maps mean."""
+    return f"{stream_name(cluster)}_SCHEMA"
+
+
+def schema_subject(cluster: str, map_name: str, layout: int) -> str:
+    """The subject of one layout of a map."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.schema.{escape(map_name)}.{layout:016x}"
+
+
+def schema_filter(cluster: str, map_name: str = "") -> str:
+    """The pattern of all layouts of one map, or of all maps."""
+    token = escape(map_name) if map_name else "*"
+    return f"{ROOT}.{check_token('cluster', cluster)}.schema.{token}.*"
+
+
 def message_id(delta: Delta) -> str:
     """The id by which the log tells a message sent twice.
 
