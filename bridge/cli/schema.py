@@ -11,6 +11,7 @@ import click
 
 from bridge.cli import output
 from bridge.cli.options import optional_config_option
+from bridge.cli.schema_compare import check, diff
 from bridge.config import load
 from bridge.kernel.maps import open_map
 from bridge.kernel.maptypes import type_name
@@ -37,13 +38,17 @@ class Described:
 
 @click.group("schema")
 def command() -> None:
-    """Show the fields of a map, or write them down as protobuf messages.
+    """Show the fields of a map, write them down as protobuf messages, compare them.
 
     \b
     Examples:
       mapbridge schema show conntrack -c node-a.toml
       mapbridge schema proto --pin /sys/fs/bpf/conntrack > conntrack.proto
     """
+
+
+command.add_command(diff)
+command.add_command(check)
 
 
 def map_options(decorated: Command) -> Command:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
@@ -12,9 +11,8 @@ from pathlib import Path
 import click
 import orjson
 
-from bridge.bus.connection import BusSettings
-from bridge.bus.nats_bus import open_bus
 from bridge.bus.protocol import Received
+from bridge.cli.broker import reader_bus
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
 from bridge.config import Config, load
@@ -25,7 +23,6 @@ from bridge.layout.reader import read_layout
 from bridge.layout.render import Renderer, Shown, line_of
 from bridge.layout.types import Layout
 from bridge.model import Delta, MapSelector, Op, Position
-from bridge.node.instance import read_status
 
 BYTES_SHOWN = 24  # of a value, to people; JSON has all of it
 
@@ -75,11 +72,7 @@ async def _watch(
     count: int | None,
     as_json: bool,
 ) -> None:
-    bus = await open_bus(
-        BusSettings(node=f"{config.node.name}-watch-{os.getpid()}", urls=_urls(config)),
-        report=lambda text: click.echo(text, err=True),
-    )
-    try:
+    async with reader_bus(config, "watch") as bus:
         start = 0 if from_start else (await bus.log_state(config.node.cluster)).last
         subscription = bus.subscribe(config.node.cluster, [name], Position(start))
         left = count
@@ -93,18 +86,6 @@ async def _watch(
                 if left == 0:
                     break
         await subscription.close()
-    finally:
-        await bus.close()
-
-
-def _urls(config: Config) -> tuple[str, ...]:
-    """The broker's addresses; of an embedded server, where the running bridge says it listens."""
-    if not config.broker.embedded:
-        return config.broker.urls
-    running = read_status(config.node.state_directory) or {}
-    broker = running.get("broker")
-    url = broker.get("url") if isinstance(broker, dict) else None
-    return (url or f"nats://{config.broker.listen}",)
 
 
 def _fields(selector: MapSelector) -> Fields | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +88,42 @@ def test_schema_of_a_declared_layout(rig: Rig) -> None:
     assert "saddr" in shown.stdout
     proto = mapbridge("schema", "proto", "flows", "-c", str(node.config_path))
     assert "repeated uint32 port = " in proto.stdout
+
+
+NEWER = TYPES.replace("__u64 n[3];", "__u32 version; __u64 n[3];")
+NARROW = TYPES.replace("__u64 n[3];", "__u32 n[3];")
+
+
+def test_schema_check_and_diff_against_the_cluster(rig: Rig) -> None:
+    source = rig.map("flows")
+    node = rig.node("a", MapEntry("flows", rig.pins / "flows", Role.PUBLISH, more=DECLARED))
+    fill(source, range(ROWS), 7)
+    until(lambda: published(node) == ROWS, "published")
+    text = node.config_path.read_text()
+    number = f"{fingerprint(LAYOUT):016x}"
+    for types, size, code, fits in (
+        (TYPES, 24, 0, ("same", "same")),
+        (NEWER, 32, 0, ("mapped", "mapped")),
+        (NARROW, 12, 1, ("parked", "mapped")),
+    ):
+        made = rig.map(f"other{size}", value_size=size)
+        config = rig.directory / f"{size}.toml"
+        config.write_text(
+            text.replace(str(rig.pins / "flows"), str(rig.pins / f"other{size}")).replace(
+                TYPES, types
+            )
+        )
+        checked = mapbridge("schema", "check", "flows", "-c", str(config), "--json")
+        assert checked.returncode == code, checked.stderr
+        (told,) = json.loads(checked.stdout)["cluster"]
+        assert told["layout"] == number
+        assert (told["to_here"]["fit"], told["from_here"]["fit"]) == fits
+        compared = mapbridge("schema", "diff", f"flows@{number[:5]}", "flows", "-c", str(config))
+        assert (compared.returncode, compared.stderr) == (0, "")
+        assert ("changes from flows to" in compared.stdout) == (types != TYPES)
+        assert made.info.value_size == size
+    narrow = mapbridge("schema", "check", "flows", "-c", str(config))
+    assert "value.n: has become narrower (64 bits, now 32)" in narrow.stdout
+    assert f"Try: `mapbridge schema diff flows@{number} flows`" in narrow.stderr
+    none = mapbridge("schema", "diff", "flows@0", "flows", "-c", str(config))
+    assert (none.returncode, "no layout of map flows" in none.stderr) == (1, True)
