@@ -31,6 +31,7 @@ ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),
+    "feed": Entry("feed", "Publish changes decoded, as JSON and typed messages, for readers."),
     "schema": Entry("schema", "Show a map's fields, or write them down as protobuf messages."),
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),

@@ -40,7 +40,7 @@ ANYWHERE = {"errors", "resources"}
 HOLDERS = {
     "nats": {"bus"},
     "bcc": {"capture", "cli"},
-    "google": {"feed", "wire"},
+    "google": {"bench", "feed", "wire"},
     "click": {"cli"},
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
