@@ -32,6 +32,8 @@ ENTRIES = {
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),
     "feed": Entry("feed", "Publish changes decoded, as JSON and typed messages, for readers."),
+    "replay": Entry("replay", "Take a map's history out of the log again."),
+    "at": Entry("at", "Print a map as it was at some time."),
     "schema": Entry("schema", "Show a map's fields, or write them down as protobuf messages."),
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),

@@ -25,7 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "kernel": {"model"},
     "layout": {"kernel", "model"},
     "bus": {"wire", "model"},
-    "feed": {"bus", "config", "layout", "wire", "model"},
+    "feed": {"bus", "config", "core", "layout", "wire", "model"},
     "capture": {"kernel", "core", "model"},
     "apply": {"kernel", "core", "model"},
     "node": STAGES - {"node"},
