@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
 
-from bridge.layout.render import Renderer, Shown
+from bridge.layout.render import CHUNK_ROWS, Renderer, Shown
 from bridge.layout.types import Layout
-from bridge.model import U8, Delta, Op
+from bridge.model import U8, Delta, DeltaBatch, Op
 
 OPERATIONS = {int(op): op.name.lower() for op in Op}
 
@@ -92,5 +91,21 @@ def wall_clocks(nanoseconds: npt.NDArray[np.int64]) -> list[str]:
     return [f"{text}+00:00" for text in texts]
 
 
-def wall_clock(nanoseconds: int) -> datetime:
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+def tell_one_by_one(
+    batch: DeltaBatch, fields: Fields | None
+) -> Iterator[tuple[str, Shown, Shown | None]]:
+    """Operation, key and value of each change, some of them made at a time."""
+    for first in range(0, len(batch), CHUNK_ROWS):
+        part = batch.take(slice(first, first + CHUNK_ROWS))
+        ops = part.ops.tolist()
+        keys, values = _shown(part, fields)
+        for op, key, value in zip(ops, keys, values, strict=True):
+            yield OPERATIONS[op], key, value if op == Op.UPDATE else None
+
+
+def _shown(batch: DeltaBatch, fields: Fields | None) -> tuple[Sequence[Shown], Sequence[Shown]]:
+    if fields is not None:
+        return fields.keys(batch.keys), fields.values(batch.values)
+    return [row.tobytes().hex() for row in batch.keys], [
+        row.tobytes().hex() for row in batch.values
+    ]
