@@ -34,6 +34,7 @@ ENTRIES = {
     "feed": Entry("feed", "Publish changes decoded, as JSON and typed messages, for readers."),
     "replay": Entry("replay", "Take a map's history out of the log again."),
     "at": Entry("at", "Print a map as it was at some time."),
+    "export": Entry("export", "Serve metrics out of maps' entries, for Prometheus."),
     "schema": Entry("schema", "Show a map's fields, or write them down as protobuf messages."),
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bridge.config import settings
-from bridge.config.settings import CaptureMode, ListenAddress, Storage
+from bridge.config.settings import CaptureMode, ListenAddress, MetricType, Storage
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
 from bridge.layout.declared import DeclaredError, read_declared
 from bridge.model import Role, is_token
@@ -27,6 +27,11 @@ NAME_LENGTH_MAX = 64  # as in bridge/wire/subjects.py
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_METRIC_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
+_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIELD_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*(?:\[\d+\])*|\[\d+\])+")
+LABELS_MAX = 16
+SERIES_MAX = 100_000
 _SCHEMES = ("nats", "tls")
 
 
@@ -213,6 +218,45 @@ class LayoutTable(Table):
         return self
 
 
+def _metric_name(value: object) -> str:
+    text = _text(value)
+    if _METRIC_NAME.fullmatch(text) is None:
+        raise ValueError("must be a metric's name: letters, digits, '_' and ':'")
+    return text
+
+
+def _field_path(value: object) -> str:
+    text = _text(value)
+    if text not in ("node", "key", "value") and _FIELD_PATH.fullmatch(text) is None:
+        raise ValueError("must be a field such as key.port[0] or value.packets, or node")
+    return text
+
+
+def _labels(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > LABELS_MAX:
+        raise ValueError(f"must be a table of at most {LABELS_MAX} labels and fields")
+    for name in value:
+        if _LABEL_NAME.fullmatch(name) is None or name.startswith("__"):
+            raise ValueError(f"must have letters, digits and '_' in the names of labels ({name})")
+    return {name: _field_path(path) for name, path in value.items()}
+
+
+def _series(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SERIES_MAX:
+        raise ValueError(f"must be 1 to {SERIES_MAX}")
+    return value
+
+
+class MetricTable(Table):
+    name: Annotated[str, BeforeValidator(_metric_name)]
+    help: Annotated[str, BeforeValidator(_text)] = settings.METRIC_HELP
+    type: Annotated[MetricType, BeforeValidator(_choice(MetricType))] = MetricType.GAUGE
+    value: Annotated[str, BeforeValidator(_field_path)] | None = None
+    labels: Annotated[dict[str, str], BeforeValidator(_labels)] = {}
+    where: Annotated[str, BeforeValidator(_text)] | None = None
+    series: Annotated[int, BeforeValidator(_series)] = settings.METRIC_SERIES
+
+
 class MapTable(SelectorTable):
     name: Annotated[str, BeforeValidator(_stream_name)]
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
@@ -221,6 +265,7 @@ class MapTable(SelectorTable):
     ring: Ring | None = None
     sweep: Sweep | None = None
     layout: LayoutTable | None = None
+    metrics: tuple[MetricTable, ...] = ()
 
 
 class Document(Table):

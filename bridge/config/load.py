@@ -17,7 +17,7 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from bridge.config.checks import cross_check
-from bridge.config.document import Document, LayoutTable, MapTable, SelectorTable
+from bridge.config.document import Document, LayoutTable, MapTable, MetricTable, SelectorTable
 from bridge.config.problems import ConfigError, Problem, shown
 from bridge.config.settings import (
     BrokerConfig,
@@ -26,6 +26,7 @@ from bridge.config.settings import (
     DeclaredLayout,
     LimitsConfig,
     MapConfig,
+    MetricConfig,
     NodeConfig,
 )
 from bridge.model import MapSelector
@@ -129,6 +130,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
             ("maps.emit", SelectorTable),
             ("maps.emit_losses", SelectorTable),
             ("maps.layout", LayoutTable),
+            ("maps.metrics", MetricTable),
         )
         if isinstance(model, type) and issubclass(model, pydantic.BaseModel)
     }
@@ -167,7 +169,20 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
+        metrics=tuple(_metric(each) for each in table.metrics),
         declared=None if table.layout is None else _declared(table.layout),
+    )
+
+
+def _metric(table: MetricTable) -> MetricConfig:
+    return MetricConfig(
+        table.name,
+        table.help,
+        table.type,
+        table.value,
+        tuple(table.labels.items()),
+        table.where,
+        table.series,
     )
 
 

@@ -19,6 +19,8 @@ SWEEP_SECONDS = 0.25
 RING_BYTES = 16 << 20
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
+METRIC_HELP = "entries of an eBPF map"
+METRIC_SERIES = 1_000
 
 
 class CaptureMode(enum.StrEnum):
@@ -103,6 +105,31 @@ class DeclaredLayout:
         return read_declared(self.types, self.key, self.value)
 
 
+class MetricType(enum.StrEnum):
+    """What Prometheus is told a metric is."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricConfig:
+    """A metric out of a map's entries. Entries with the same labels are added up.
+
+    value   the field that is added; ``None``: entries are counted
+    labels  (name, field) each
+    series  combinations of labels that are exported at most
+    """
+
+    name: str
+    help: str = METRIC_HELP
+    type: MetricType = MetricType.GAUGE
+    value: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    where: str | None = None
+    series: int = METRIC_SERIES
+
+
 @dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel."""
@@ -114,6 +141,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    metrics: tuple[MetricConfig, ...] = ()
     declared: DeclaredLayout | None = None  # goes before the map's own type information
 
 

@@ -42,6 +42,7 @@ HOLDERS = {
     "bcc": {"capture", "cli"},
     "google": {"bench", "feed", "wire"},
     "click": {"cli"},
+    "prometheus_client": {"cli", "node"},
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
 }
