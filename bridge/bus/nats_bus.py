@@ -64,6 +64,11 @@ class NatsBus:
     def state(self) -> BusState:
         return self._connection.state
 
+    @property
+    def api_prefix(self) -> str:
+        """Where the JetStream API answers."""
+        return self._connection.settings.api_prefix
+
     async def link(self) -> Link:
         """The present connection, for requests beyond the contract; waits for one."""
         return await self._connection.link()

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
+from collections.abc import AsyncIterator
+
+import click
 
 from bridge.bus.connection import BusSettings, Connection
+from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import BusState
 from bridge.bus.server_binary import find_server
 from bridge.config import Config, ListenAddress
@@ -45,6 +50,48 @@ async def _connect(config: Config, seconds_max: float) -> BusState:
         raise UnavailableError(reason, hint=_HINT) from error
     finally:
         await connection.close()
+
+
+def broker_urls(config: Config) -> tuple[str, ...]:
+    """The broker's addresses; of an embedded server, where the running bridge says it listens."""
+    from bridge.node.instance import read_status
+
+    if not config.broker.embedded:
+        return config.broker.urls
+    running = read_status(config.node.state_directory) or {}
+    broker = running.get("broker")
+    url = broker.get("url") if isinstance(broker, dict) else None
+    return (url or f"nats://{config.broker.listen}",)
+
+
+@contextlib.asynccontextmanager
+async def reader_bus(
+    config: Config, purpose: str, *, seconds_max: float | None = None
+) -> AsyncIterator[NatsBus]:
+    """A connection of a command that reads. Waits for the broker, at most ``seconds_max``.
+
+    Raises ``UnavailableError`` when it does not answer in time.
+    """
+    settings = BusSettings(
+        node=f"{config.node.name}-{purpose}-{os.getpid()}", urls=broker_urls(config)
+    )
+    said: list[str] = []
+
+    def report(text: str) -> None:
+        said.append(text)
+        if seconds_max is None:
+            click.echo(text, err=True)
+
+    try:
+        async with asyncio.timeout(seconds_max):
+            bus = await open_bus(settings, report)
+    except TimeoutError as error:
+        reason = said[-1].removesuffix("; trying again") if said else "broker: does not answer"
+        raise UnavailableError(reason, hint=_HINT) from error
+    try:
+        yield bus
+    finally:
+        await bus.close()
 
 
 def _look_at_embedded(config: Config) -> None:

@@ -54,6 +54,7 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
     from bridge.kernel.maps import open_map
     from bridge.kernel.maptypes import type_name
     from bridge.kernel.support import Support, judge
+    from bridge.layout.reader import map_layout
 
     if entry.selector.is_pattern:
         return  # nothing need be there yet
@@ -64,6 +65,8 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
                 yield Problem(
                     path, f"cannot be bridged: {verdict.reason}", type_name(found.info.type)
                 )
+            if entry.declared is not None:
+                map_layout(found, entry.declared.layout)
     except BridgeError as error:
         yield _told(path, error)
     parts = (("emit", entry.emit, open_ring), ("emit_losses", entry.emit_losses, open_counter))

@@ -11,13 +11,14 @@ import click
 
 from bridge.cli import output
 from bridge.cli.options import optional_config_option
+from bridge.cli.schema_compare import check, diff
 from bridge.config import load
 from bridge.kernel.maps import open_map
 from bridge.kernel.maptypes import type_name
 from bridge.layout.fingerprint import fingerprint
 from bridge.layout.forms import shape_of
 from bridge.layout.proto import proto_text
-from bridge.layout.reader import read_layout
+from bridge.layout.reader import map_layout
 from bridge.layout.types import Layout, Leaf, Type, as_record, leaves
 from bridge.model import MapInfo, MapSelector
 
@@ -37,13 +38,17 @@ class Described:
 
 @click.group("schema")
 def command() -> None:
-    """Show the fields of a map, or write them down as protobuf messages.
+    """Show the fields of a map, write them down as protobuf messages, compare them.
 
     \b
     Examples:
       mapbridge schema show conntrack -c node-a.toml
       mapbridge schema proto --pin /sys/fs/bpf/conntrack > conntrack.proto
     """
+
+
+command.add_command(diff)
+command.add_command(check)
 
 
 def map_options(decorated: Command) -> Command:
@@ -129,19 +134,23 @@ def _describe(
         raise click.UsageError("name one map: MAP with -c FILE, --pin, --id or --name")
     if name is None:
         selector = MapSelector(pin=pin, id=map_id, name=kernel_name)
+        declared = None
     else:
         if config_path is None:
             raise click.UsageError("MAP is a name of a configuration: give its file with -c")
         config = load(config_path)
         try:
-            selector = config.map(name).selector
+            entry = config.map(name)
         except KeyError:
             known = ", ".join(entry.name for entry in config.maps) or "none"
             raise click.BadParameter(
                 f"{name!r} is not in {config_path} (it has: {known})"
             ) from None
+        selector = entry.selector
+        declared = None if entry.declared is None else entry.declared.layout
     with open_map(selector) as opened:
-        return Described(name or opened.info.name, opened.info, read_layout(opened))
+        layout = map_layout(opened, declared)
+        return Described(name or opened.info.name, opened.info, layout)
 
 
 def _row(leaf: Leaf) -> tuple[str, ...]:

@@ -3,193 +3,173 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from itertools import islice
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
-import orjson
+import numpy as np
 
-from bridge.bus.connection import BusSettings
-from bridge.bus.nats_bus import open_bus
+from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Received
+from bridge.cli.broker import reader_bus
+from bridge.cli.layouts import layout_here
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
+from bridge.cli.places import PLACE, Place
+from bridge.cli.watch_output import Columns, JsonLines, Lines, Printer
 from bridge.config import Config, load
 from bridge.errors import BridgeError
-from bridge.kernel.maps import open_map
-from bridge.layout.fingerprint import fingerprint
-from bridge.layout.reader import read_layout
-from bridge.layout.render import Renderer, Shown, line_of
+from bridge.feed.layouts import LayoutBook
+from bridge.feed.rows import FieldsOf
+from bridge.feed.where import Where
 from bridge.layout.types import Layout
-from bridge.model import Delta, MapSelector, Op, Position
-from bridge.node.instance import read_status
+from bridge.model import Delta, Op, Position
 
-BYTES_SHOWN = 24  # of a value, to people; JSON has all of it
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Which changes are shown."""
+
+    maps: tuple[str, ...]
+    nodes: frozenset[str]
+    operations: frozenset[str]
+    where: Where | None
+    as_hex: bool
+
+    def rows(
+        self, delta: Delta, layout: Layout | None
+    ) -> np.ndarray[tuple[int], np.dtype[np.intp]]:
+        """Those of a batch. Raises ``WhereError``."""
+        wanted = np.ones(len(delta.batch), np.bool_)
+        if self.nodes and delta.origin.node not in self.nodes:
+            wanted[:] = False
+        if self.operations:
+            numbers = [int(Op[name.upper()]) for name in self.operations]
+            wanted &= np.isin(delta.batch.ops, numbers)
+        if self.where is not None and wanted.any():
+            wanted &= self.where.mask(delta, layout)
+        return np.flatnonzero(wanted)
 
 
 @click.command("watch")
-@click.argument("name", metavar="MAP")
+@click.argument("names", metavar="MAP...", nargs=-1, required=True)
 @config_option
+@click.option("--from", "start", type=PLACE, help="Begin there; without it: with what comes now.")
 @click.option("--from-start", is_flag=True, help="Begin with the oldest change that is kept.")
 @click.option("--node", "nodes", multiple=True, help="Only changes of this node (repeatable).")
+@click.option(
+    "--op",
+    "operations",
+    type=click.Choice([op.name.lower() for op in Op]),
+    multiple=True,
+    help="Only changes of this kind (repeatable).",
+)
+@click.option("--where", "condition", metavar="FILTER", help="Only changes that meet this.")
 @click.option("--hex", "as_hex", is_flag=True, help="Keys and values in hexadecimal only.")
+@click.option("--table", "as_table", is_flag=True, help="A table with a column per field.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after so many changes.")
 @json_option
 def command(
-    name: str,
+    names: tuple[str, ...],
     config_path: Path,
+    start: Place | None,
     from_start: bool,
     nodes: tuple[str, ...],
+    operations: tuple[str, ...],
+    condition: str | None,
     as_hex: bool,
+    as_table: bool,
     count: int | None,
     as_json: bool,
 ) -> None:
-    """Print the changes of MAP in the order of the stream, until Ctrl-C.
+    """Print the changes of MAPs in the order of the stream, until Ctrl-C.
 
-    MAP is the map's name in the stream. Every change has its wall-clock time, node, operation, key
-    and value. Where this machine has the map, and the map has type information, keys and values are
-    shown by their fields, else in hexadecimal; with --json, one object per line has both.
+    MAP is a map's name in the stream. Every change has its wall-clock time, node, operation, key
+    and value. Where the layout that a change names is known, here or beside the log, keys and
+    values are shown by their fields, else in hexadecimal; with --json, one object per line has
+    both.
+
+    A place is a sequence of the stream, a time, a while ago (10m) or start. A FILTER compares
+    fields of key and value, and map, node, op, cause, writer, sequence.
 
     \b
     Examples:
       mapbridge watch conntrack -c node-a.toml
+      mapbridge watch conntrack --from 10m --where 'value.state == "ESTABLISHED"'
+      mapbridge watch conntrack --where 'key.address["*"] in "10.0.0.0/8" and op == "delete"'
       mapbridge watch conntrack --from-start --json | jq .key
     """
     config = load(config_path)
+    for name in names:
+        try:
+            config.map(name)
+        except KeyError:
+            known = ", ".join(sorted(entry.name for entry in config.maps)) or "none"
+            raise click.BadParameter(
+                f"{name!r} is not in {config_path} (it has: {known})"
+            ) from None
+    if as_table and as_json:
+        raise click.UsageError("--table and --json: choose one")
+    where = None if condition is None else Where(condition)
+    chosen = Chosen(names, frozenset(nodes), frozenset(operations), where, as_hex)
+    own = _own_layouts(config, chosen)
+    printer: Printer = JsonLines() if as_json else Columns() if as_table else Lines()
     try:
-        entry = config.map(name)
-    except KeyError:
-        known = ", ".join(entry.name for entry in config.maps) or "none"
-        raise click.BadParameter(f"{name!r} is not in {config_path} (it has: {known})") from None
-    fields = None if as_hex else _fields(entry.selector)
-    asyncio.run(_watch(config, name, from_start, set(nodes), fields, count, as_json))
+        begin = Place() if from_start else start
+        asyncio.run(_watch(config, chosen, own, begin, count, printer))
+    finally:
+        printer.close()
 
 
 async def _watch(
     config: Config,
-    name: str,
-    from_start: bool,
-    nodes: set[str],
-    fields: Fields | None,
+    chosen: Chosen,
+    own: dict[str, Layout],
+    begin: Place | None,
     count: int | None,
-    as_json: bool,
+    printer: Printer,
 ) -> None:
-    bus = await open_bus(
-        BusSettings(node=f"{config.node.name}-watch-{os.getpid()}", urls=_urls(config)),
-        report=lambda text: click.echo(text, err=True),
-    )
-    try:
-        start = 0 if from_start else (await bus.log_state(config.node.cluster)).last
-        subscription = bus.subscribe(config.node.cluster, [name], Position(start))
+    async with reader_bus(config, "watch") as bus:
+        after = await _position(bus, config.node.cluster, begin)
+        book = LayoutBook(bus, config.node.cluster, own, _say)
+        fields_of = FieldsOf()
+        subscription = bus.subscribe(config.node.cluster, chosen.maps, after)
         left = count
         async for item in subscription:
             if not isinstance(item, Received):
                 click.echo(f"skipped: {item}", err=True)
-            elif not nodes or item.delta.origin.node in nodes:
-                lines = list(islice(_lines(item, fields, as_json), left))
-                click.echo("\n".join(lines))
-                left = None if left is None else left - len(lines)
-                if left == 0:
-                    break
+                continue
+            layout = await book.of(item.delta)
+            rows = chosen.rows(item.delta, layout)[:left]
+            if len(rows):
+                printer.show(item, rows, None if chosen.as_hex else fields_of(layout))
+                left = None if left is None else left - len(rows)
+            if left == 0:
+                break
         await subscription.close()
-    finally:
-        await bus.close()
 
 
-def _urls(config: Config) -> tuple[str, ...]:
-    """The broker's addresses; of an embedded server, where the running bridge says it listens."""
-    if not config.broker.embedded:
-        return config.broker.urls
-    running = read_status(config.node.state_directory) or {}
-    broker = running.get("broker")
-    url = broker.get("url") if isinstance(broker, dict) else None
-    return (url or f"nats://{config.broker.listen}",)
+async def _position(bus: NatsBus, cluster: str, begin: Place | None) -> Position:
+    last = (await bus.log_state(cluster)).last
+    if begin is None:
+        return Position(last)
+    return Position(min(await begin.first(bus, cluster) - 1, last))
 
 
-def _fields(selector: MapSelector) -> Fields | None:
-    """The fields of this machine's map; without them changes are shown in hexadecimal."""
-    try:
-        with open_map(selector) as opened:
-            return Fields(read_layout(opened))
-    except BridgeError as error:
-        click.echo(f"fields are not shown: {error}", err=True)
-        return None
-
-
-class Fields:
-    """Shows keys and values of a map by their fields, as far as the layout fits the change."""
-
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
-        self._fingerprint = fingerprint(layout)
-        self._key = Renderer(layout.key, "key")
-        self._value = Renderer(layout.value, "value")
-
-    def rows(self, delta: Delta) -> Iterator[tuple[Shown, Shown]] | None:
-        """Key and value of each change, made as they are asked for; ``None``: another layout."""
-        batch = delta.batch
-        sizes = (self._layout.key.size, self._layout.value.size)
-        if (batch.key_size, batch.value_size) != sizes:
-            return None
-        if delta.layout not in (0, self._fingerprint):
-            return None
-        return zip(self._key.rows(batch.keys), self._value.rows(batch.values), strict=True)
-
-
-def _lines(item: Received, fields: Fields | None, as_json: bool) -> Iterator[str]:
-    """One line per change. Here, for people, a loop over changes is right."""
-    shown = None if fields is None else fields.rows(item.delta)
-    for row in range(len(item.delta.batch)):
-        change = None if shown is None else next(shown)
-        if as_json:
-            yield orjson.dumps(_object(item, row, change)).decode()
+def _own_layouts(config: Config, chosen: Chosen) -> dict[str, Layout]:
+    """The layouts of this machine's maps; a filter is checked against them before it begins."""
+    found: dict[str, Layout] = {}
+    for name in chosen.maps:
+        try:
+            found[name] = layout_here(config.map(name))
+        except BridgeError as error:
+            if not chosen.as_hex:
+                _say(f"fields of this machine are not known: {error}")
         else:
-            yield _line(item.delta, row, change)
+            if chosen.where is not None:
+                chosen.where.check(found[name])
+    return found
 
 
-def _line(delta: Delta, row: int, change: tuple[Shown, Shown] | None) -> str:
-    batch = delta.batch
-    time = _wall_clock(delta, row).strftime("%H:%M:%S.%f")
-    updated = batch.ops[row] == Op.UPDATE
-    if change is not None:
-        key, value = line_of(change[0]), line_of(change[1]) if updated else ""
-    else:
-        key = bytes(batch.keys[row]).hex()
-        value = bytes(batch.values[row]).hex() if updated else ""
-        if len(value) > 2 * BYTES_SHOWN:
-            value = f"{value[: 2 * BYTES_SHOWN]}… ({batch.value_size} bytes)"
-    operation = Op(batch.ops[row]).name.lower()
-    arrow = "  ->  " if change is not None and value else "  "
-    return f"{time}  {delta.origin.node}  {operation:<6}  {key}{arrow}{value}".rstrip()
-
-
-def _object(item: Received, row: int, change: tuple[Shown, Shown] | None) -> dict[str, object]:
-    delta = item.delta
-    batch = delta.batch
-    operation = Op(batch.ops[row])
-    answer: dict[str, object] = {
-        "time": _wall_clock(delta, row).isoformat(),
-        "cluster": delta.origin.cluster,
-        "map": delta.origin.map,
-        "node": delta.origin.node,
-        "cause": batch.cause.name.lower(),
-        "op": operation.name.lower(),
-        "key": bytes(batch.keys[row]).hex(),
-        "writer": int(batch.writers[row]),
-        "sequence": delta.first_sequence + row,
-        "stream_sequence": item.sequence,
-    }
-    if operation == Op.UPDATE:
-        answer["value"] = bytes(batch.values[row]).hex()
-    if change is not None:
-        key, value = change
-        answer["fields"] = {"key": key, "value": value} if "value" in answer else {"key": key}
-    return answer
-
-
-def _wall_clock(delta: Delta, row: int) -> datetime:
-    nanoseconds = int(delta.batch.left[row]) + delta.clock_offset
-    return datetime.fromtimestamp(nanoseconds / 1e9, UTC)
+def _say(text: str) -> None:
+    click.echo(text, err=True)

@@ -10,10 +10,10 @@ import enum
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from bridge.config import settings
 from bridge.config.settings import (
@@ -22,10 +22,12 @@ from bridge.config.settings import (
     CaptureMode,
     CaptureTransport,
     ListenAddress,
+    MetricType,
     Storage,
     is_stream_name,
 )
 from bridge.config.units import format_duration, format_size, parse_duration, parse_size
+from bridge.layout.declared import DeclaredError, read_declared
 from bridge.model import WILDCARDS, Evict, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
@@ -33,6 +35,11 @@ PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 Mi
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
+_METRIC_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
+_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FIELD_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*(?:\[\d+\])*|\[\d+\])+")
+LABELS_MAX = 16
+SERIES_MAX = 100_000
 _SCHEMES = ("nats", "tls")
 
 
@@ -237,6 +244,59 @@ def _emit(value: object) -> object:
     return {"pin": value} if isinstance(value, str) else value
 
 
+class LayoutTable(Table):
+    types: Annotated[str, BeforeValidator(_text)] = ""
+    key: Annotated[str, BeforeValidator(_text)]
+    value: Annotated[str, BeforeValidator(_text)]
+
+    @model_validator(mode="after")
+    def _understood(self) -> Self:
+        try:
+            read_declared(self.types, self.key, self.value)
+        except DeclaredError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+def _metric_name(value: object) -> str:
+    text = _text(value)
+    if _METRIC_NAME.fullmatch(text) is None:
+        raise ValueError("must be a metric's name: letters, digits, '_' and ':'")
+    return text
+
+
+def _field_path(value: object) -> str:
+    text = _text(value)
+    if text not in ("node", "key", "value") and _FIELD_PATH.fullmatch(text) is None:
+        raise ValueError("must be a field such as key.port[0] or value.packets, or node")
+    return text
+
+
+def _labels(value: object) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > LABELS_MAX:
+        raise ValueError(f"must be a table of at most {LABELS_MAX} labels and fields")
+    for name in value:
+        if _LABEL_NAME.fullmatch(name) is None or name.startswith("__"):
+            raise ValueError(f"must have letters, digits and '_' in the names of labels ({name})")
+    return {name: _field_path(path) for name, path in value.items()}
+
+
+def _series(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SERIES_MAX:
+        raise ValueError(f"must be 1 to {SERIES_MAX}")
+    return value
+
+
+class MetricTable(Table):
+    name: Annotated[str, BeforeValidator(_metric_name)]
+    help: Annotated[str, BeforeValidator(_text)] = settings.METRIC_HELP
+    type: Annotated[MetricType, BeforeValidator(_choice(MetricType))] = MetricType.GAUGE
+    value: Annotated[str, BeforeValidator(_field_path)] | None = None
+    labels: Annotated[dict[str, str], BeforeValidator(_labels)] = {}
+    where: Annotated[str, BeforeValidator(_text)] | None = None
+    series: Annotated[int, BeforeValidator(_series)] = settings.METRIC_SERIES
+
+
 class MapTable(SelectorTable):
     pin: Annotated[str, BeforeValidator(_pinned_maps)] | None = None
     map: Annotated[str, BeforeValidator(_kernel_maps)] | None = None
@@ -247,6 +307,8 @@ class MapTable(SelectorTable):
     ring: Ring | None = None
     sweep: Sweep | None = None
     evict: Annotated[Evict, BeforeValidator(_choice(Evict))] = Evict.LOCAL
+    layout: LayoutTable | None = None
+    metrics: tuple[MetricTable, ...] = ()
 
 
 class Document(Table):

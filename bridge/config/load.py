@@ -17,15 +17,17 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from bridge.config.checks import cross_check
-from bridge.config.document import Document, MapTable, SelectorTable
+from bridge.config.document import Document, LayoutTable, MapTable, MetricTable, SelectorTable
 from bridge.config.problems import ConfigError, Problem, shown
 from bridge.config.settings import (
     OWN_NAME,
     BrokerConfig,
     CaptureConfig,
     Config,
+    DeclaredLayout,
     LimitsConfig,
     MapConfig,
+    MetricConfig,
     NodeConfig,
 )
 from bridge.model import MapSelector
@@ -128,6 +130,8 @@ def _nearest(location: tuple[int | str, ...]) -> str:
             ("maps", MapTable),
             ("maps.emit", SelectorTable),
             ("maps.emit_losses", SelectorTable),
+            ("maps.layout", LayoutTable),
+            ("maps.metrics", MetricTable),
         )
         if isinstance(model, type) and issubclass(model, pydantic.BaseModel)
     }
@@ -173,7 +177,25 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
         evict=table.evict,
+        metrics=tuple(_metric(each) for each in table.metrics),
+        declared=None if table.layout is None else _declared(table.layout),
     )
+
+
+def _metric(table: MetricTable) -> MetricConfig:
+    return MetricConfig(
+        table.name,
+        table.help,
+        table.type,
+        table.value,
+        tuple(table.labels.items()),
+        table.where,
+        table.series,
+    )
+
+
+def _declared(table: LayoutTable) -> DeclaredLayout:
+    return DeclaredLayout(table.types, table.key, table.value)
 
 
 def _selector(table: SelectorTable) -> MapSelector:

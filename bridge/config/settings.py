@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from bridge.layout.declared import read_declared
+from bridge.layout.types import Layout
 from bridge.model import Evict, MapSelector, Role
 
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
@@ -29,6 +31,10 @@ _STREAM_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 def is_stream_name(text: str) -> bool:
     """Whether a map may be called so in the stream."""
     return _STREAM_NAME.fullmatch(text) is not None and len(text) <= NAME_LENGTH_MAX
+
+
+METRIC_HELP = "entries of an eBPF map"
+METRIC_SERIES = 1_000
 
 
 class CaptureMode(enum.StrEnum):
@@ -110,6 +116,45 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredLayout:
+    """What the bytes of a map mean, in C syntax: declarations, and the types of key and value."""
+
+    types: str
+    key: str
+    value: str
+
+    @property
+    def layout(self) -> Layout:
+        """The types. They were read once already when the configuration was checked."""
+        return read_declared(self.types, self.key, self.value)
+
+
+class MetricType(enum.StrEnum):
+    """What Prometheus is told a metric is."""
+
+    GAUGE = "gauge"
+    COUNTER = "counter"
+
+
+@dataclass(frozen=True, slots=True)
+class MetricConfig:
+    """A metric out of a map's entries. Entries with the same labels are added up.
+
+    value   the field that is added; ``None``: entries are counted
+    labels  (name, field) each
+    series  combinations of labels that are exported at most
+    """
+
+    name: str
+    help: str = METRIC_HELP
+    type: MetricType = MetricType.GAUGE
+    value: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    where: str | None = None
+    series: int = METRIC_SERIES
+
+
+@dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel.
 
@@ -124,6 +169,8 @@ class MapConfig:
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
     evict: Evict = Evict.LOCAL  # of LRU maps
+    metrics: tuple[MetricConfig, ...] = ()
+    declared: DeclaredLayout | None = None  # goes before the map's own type information
 
     def member(self, own_name: str) -> MapConfig:
         """What holds for one of the maps that match; its name may be unfit for the stream."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.errors import UnavailableError
+from bridge.errors import BridgeError, Exit, UnavailableError
 from bridge.kernel.btf import DEPTH_MAX, Btf, BtfError, Kind as Btfs
 from bridge.kernel.handle import KernelMap
 from bridge.kernel.map_btf import map_types
@@ -15,6 +15,12 @@ _NUMBER_BYTES = (1, 2, 4, 8)
 
 class NoLayoutError(UnavailableError):
     """The map was made without a description of its types."""
+
+
+class LayoutSizeError(BridgeError):
+    """The layout that the configuration declares is not that of the map."""
+
+    exit_code = Exit.CONFIG
 
 
 def read_layout(opened: KernelMap) -> Layout:
@@ -46,6 +52,27 @@ def _of_each_cpu(btf: Btf, type_id: int, cpus: int, size: int) -> Type:
     if one.size < stride:
         one = Type(Kind.STRUCT, stride, "cpu", fields=(Field("value", 0, one),))
     return Type(Kind.ARRAY, size, element=one, count=cpus)
+
+
+def map_layout(opened: KernelMap, declared: Layout | None) -> Layout:
+    """What the configuration declares, which must fit the map's sizes; else the map's own BTF.
+
+    Raises as ``read_layout`` does, and ``LayoutSizeError``.
+    """
+    if declared is None:
+        return read_layout(opened)
+    info = opened.info
+    for role, found, size in (
+        ("key", declared.key, info.key_size),
+        ("value", declared.value, info.value_size),
+    ):
+        if found.size != size:
+            raise LayoutSizeError(
+                f"map {info.name} (id {info.id}): its {role} has {size} bytes "
+                f"(got a layout of {found.size}, {found.label})",
+                hint="correct the map's layout in the configuration; padding counts",
+            )
+    return declared
 
 
 def read_type(btf: Btf, type_id: int, size: int) -> Type:

@@ -17,6 +17,7 @@ from bridge.apply.inbox import Inbox
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.schemas import SchemaStore
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
@@ -90,6 +91,7 @@ class Node:
         )
         await asyncio.to_thread(applier.start)
         services = Services(
+            schemas=SchemaStore(self._bus, self._config.node.cluster, self._log_settings()),
             cluster=self._config.node.cluster,
             node=self._config.node.name,
             bus=self._bus,
@@ -120,9 +122,13 @@ class Node:
             self._report.say("embedded nats-server ready", url=server.url)
         bus = await open_bus(BusSettings(node=node.name, urls=urls), self._report.say)
         stack.push_async_callback(bus.close)
-        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
-        await bus.ensure_log(node.cluster, LogSettings(storage=storage, replicas=broker.replicas))
+        await bus.ensure_log(node.cluster, self._log_settings())
         return bus
+
+    def _log_settings(self) -> LogSettings:
+        broker = self._config.broker
+        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
+        return LogSettings(storage=storage, replicas=broker.replicas)
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         assert self._fleet is not None

@@ -17,6 +17,7 @@ from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
 from bridge.bus.protocol import Broken, Bus, Gap, Received, Subscription
 from bridge.bus.publish_loop import PublishLoop
+from bridge.bus.schemas import SchemaStore
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
@@ -29,6 +30,7 @@ from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.lane import Lane
+from bridge.node.layouts import announce, own_layout
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
@@ -70,6 +72,7 @@ class Services:
     report: Report
     outbox_bytes: int
     positions: Positions
+    schemas: SchemaStore
 
 
 @dataclass(slots=True)
@@ -255,12 +258,21 @@ class MapWorker:
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
-        publisher = await self.services.bus.publisher(parts.lane.replica.origin)
+        services = self.services
+        layout = await announce(
+            services.schemas,
+            services.cluster,
+            self.config.name,
+            own_layout(self.config, parts.map, services.report),
+            services.report,
+        )
+        publisher = await services.bus.publisher(parts.lane.replica.origin)
         parts.loop = PublishLoop(
             parts.lane.replica.origin,
             parts.lane.outbox,
             publisher,
-            lambda: self.services.bus.state.max_payload,
+            lambda: services.bus.state.max_payload,
+            layout=layout,
         )
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(

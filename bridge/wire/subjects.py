@@ -19,6 +19,8 @@ HEADER_MESSAGE_ID = "Nats-Msg-Id"
 HEADER_EXPECTED_LAST = "Nats-Expected-Last-Subject-Sequence"
 HEADER_VERSION = "Mapbridge-Version"
 WIRE_VERSION = "1"
+HEADER_LAYOUT = "Mapbridge-Layout"  # fingerprint, 16 hex digits; of messages of a feed
+HEADER_SOURCE = "Mapbridge-Source"  # how far of the log a feed has come with this message
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
 _ESCAPED = re.compile(r"(?:[A-Za-z0-9-]|_[0-9a-f]{2})+")
@@ -110,6 +112,37 @@ def parse_subject(subject: str) -> DeltaSubject:
 def stream_name(cluster: str) -> str:
     """The log stream of a cluster."""
     return f"MAPBRIDGE_{check_token('cluster', cluster)}"
+
+
+def schema_stream_name(cluster: str) -> str:
+    """The stream of what a cluster's maps mean."""
+    return f"{stream_name(cluster)}_SCHEMA"
+
+
+def schema_subject(cluster: str, map_name: str, layout: int) -> str:
+    """The subject of one layout of a map."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.schema.{escape(map_name)}.{layout:016x}"
+
+
+def schema_filter(cluster: str, map_name: str = "") -> str:
+    """The pattern of all layouts of one map, or of all maps."""
+    token = escape(map_name) if map_name else "*"
+    return f"{ROOT}.{check_token('cluster', cluster)}.schema.{token}.*"
+
+
+def feed_stream_name(cluster: str) -> str:
+    """The stream of a cluster's feeds."""
+    return f"{stream_name(cluster)}_FEED"
+
+
+def feed_subject(cluster: str, kind: str, map_name: str) -> str:
+    """The subject of one feed of a map: the changes of all its nodes."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.feed.{kind}.{escape(map_name)}"
+
+
+def feed_filter(cluster: str) -> str:
+    """The pattern of all feeds of a cluster."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.feed.*.*"
 
 
 def message_id(delta: Delta) -> str:

@@ -235,7 +235,7 @@ async def test_watch_in_hexadecimal(
 async def test_watch_without_types_falls_back_and_says_why(tmp_path: Path) -> None:
     with create_map(MapType.HASH, 40, 40, 7, name="schema_none") as made:
         lines, errors = await watched(tmp_path, made.info.id)
-    assert errors.startswith("fields are not shown: map schema_none")
+    assert errors.startswith("fields of this machine are not known: map schema_none")
     assert KEYS[0].hex() in lines[0]
 
 

@@ -388,3 +388,25 @@ def test_a_formatted_duration_reads_back(seconds: float) -> None:
 @pytest.mark.parametrize("size", [1, 1023, 1024, 4096, 1 << 20, (1 << 20) + 1, 1 << 30])
 def test_a_formatted_size_reads_back(size: int) -> None:
     assert parse_size(format_size(size)) == size
+
+
+def test_a_declared_layout() -> None:
+    base = '[node]\nname = "n"\n[[maps]]\nname = "a"\nid = 1\n[maps.layout]\n'
+    found = parse(base + 'types = "struct k { __be32 ip; };"\nkey = "struct k"\nvalue = "__u64"\n')
+    declared = found.maps[0].declared
+    assert declared is not None
+    assert (declared.layout.key.size, declared.layout.value.size) == (4, 8)
+    for text, path, said in (
+        ('key = "struct k"\nvalue = "__u64"', "maps[0].layout", "no such type (got 'struct k')"),
+        ('key = "__u32"', "maps[0].layout.value", "is required"),
+        (
+            'key = "__u32"\nvalue = "__u32"\ntype = ""',
+            "maps[0].layout.type",
+            "did you mean 'types'",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            parse(base + text)
+        (problem,) = caught.value.problems
+        assert problem.path == path
+        assert said in str(problem)

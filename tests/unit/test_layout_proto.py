@@ -9,14 +9,16 @@ import pytest
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
+from bridge.feed.descriptors import file_descriptor
 from bridge.layout.fingerprint import fingerprint
-from bridge.layout.proto import field_number, package_of, proto_text
+from bridge.layout.messages import field_number, package_of
+from bridge.layout.proto import proto_text
 from bridge.layout.types import Field, Kind, Layout, Type
 from tests.unit.test_layout import BE32, S32_T, STATE, TEXT, U8_T, U32_T, array, packed, struct
 
 
 def compiled(layout: Layout, directory: Path, name: str = "flows") -> FileDescriptorProto:
-    """What protoc makes of the text."""
+    """What protoc makes of the text, which must be what the project makes without protoc."""
     source = directory / "map.proto"
     source.write_text(proto_text(name, layout, fingerprint(layout)))
     include = resources.files("grpc_tools") / "_proto"
@@ -24,6 +26,7 @@ def compiled(layout: Layout, directory: Path, name: str = "flows") -> FileDescri
     arguments = ["protoc", f"--proto_path={directory}", f"--proto_path={include}"]
     assert protoc.main([*arguments, f"--descriptor_set_out={out}", str(source)]) == 0
     (file,) = FileDescriptorSet.FromString(out.read_bytes()).file
+    assert file_descriptor(name, layout) == file
     return file
 
 
@@ -42,7 +45,7 @@ VALUE = packed(
 
 def test_messages_have_the_maps_fields(tmp_path: Path) -> None:
     file = compiled(Layout(packed(("saddr", BE32), ("raw", array(U8_T, 5))), VALUE), tmp_path)
-    key, value, change = file.message_type
+    key, value, change, changes = file.message_type
     assert file.package == "mapbridge.maps.flows"
     assert [(f.name, f.type, f.label) for f in key.field] == [("saddr", 12, 1), ("raw", 12, 1)]
     assert [(f.name, f.type_name or f.type, f.label) for f in value.field] == [
@@ -61,6 +64,7 @@ def test_messages_have_the_maps_fields(tmp_path: Path) -> None:
         ("key", 2),
         ("value", 3),
     ]
+    assert [(f.name, f.number, f.label) for f in changes.field] == [("change", 1, 3)]
 
 
 def test_numbers_stay_when_fields_come_and_go(tmp_path: Path) -> None:
@@ -120,7 +124,7 @@ AWKWARD = [
 )
 def test_awkward_names_and_types_compile(found: Type, tmp_path: Path) -> None:
     file = compiled(Layout(found, found), tmp_path, "a.map-1\n}")
-    key, value, _ = file.message_type
+    key, value, *_ = file.message_type
     wanted = [field.name for field in found.fields] if found.is_record else ["key"]
     assert [field.name for field in key.field] == wanted
     assert len({field.number for field in value.field}) == len(value.field)

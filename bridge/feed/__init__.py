@@ -1,0 +1,1 @@
+"""What readers of the log see: typed messages, JSON, filters, history, schemas."""

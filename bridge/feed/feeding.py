@@ -1,0 +1,166 @@
+"""One feed: reads the log as any consumer does, decodes, and publishes beside it.
+
+It is a process of its own, so that capture never waits for it. The position is stored with what is
+published (see ``bridge.bus.feeds``); while messages wait, those that fit are sent as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bridge.bus.feeds import FeedPublisher, SourcePlace
+from bridge.bus.nats_bus import NatsBus
+from bridge.bus.protocol import (
+    MESSAGE_OVERHEAD_BYTES,
+    Broken,
+    Gap,
+    LogReplacedError,
+    MessageTooLargeError,
+    Received,
+)
+from bridge.feed.encoders import Encoder, Kind, encoder_of
+from bridge.feed.layouts import LayoutBook
+from bridge.feed.log import items_until
+from bridge.model import Position
+
+MESSAGE_BYTES = 256 << 10  # of a feed's message, unless the broker takes less
+
+
+@dataclass(slots=True)
+class FeedCounters:
+    """What one feed did; every number only grows."""
+
+    read: int = 0  # messages of the log
+    changes: int = 0  # published
+    messages: int = 0  # published
+    bytes: int = 0
+    undescribed: int = 0  # changes without a layout, which a typed feed cannot carry
+    broken: int = 0
+    gaps: int = 0
+    position: int = 0  # in the log: everything up to there is published
+
+
+class Feeder:
+    """Publishes the changes of one map as one kind. ``run`` is a task of its owner."""
+
+    def __init__(
+        self,
+        bus: NatsBus,
+        cluster: str,
+        map_name: str,
+        kind: Kind,
+        *,
+        publisher: FeedPublisher,
+        book: LayoutBook,
+        report: Callable[[str], None],
+    ) -> None:
+        self.counters = FeedCounters()
+        self.name = f"{map_name} {kind}"
+        self._bus = bus
+        self._cluster = cluster
+        self._map = map_name
+        self._publisher = publisher
+        self._book = book
+        self._report = report
+        self._encoder: Encoder = encoder_of(kind)
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._held_rows = 0
+        self._layout = 0
+        self._place: SourcePlace | None = None  # with what is held
+        self.published: SourcePlace | None = None  # to be kept where the feeds' stream forgets
+        self._undescribed_told = False
+
+    async def run(self, begin: SourcePlace, until: int | None) -> None:
+        """Feed from ``begin``, if the stream of feeds does not know better; never ends by itself.
+
+        With ``until``, ends when the log has been published up to that sequence.
+        """
+        place = await self._publisher.open() or begin
+        while True:
+            try:
+                await self._from(place, until)
+                return
+            except LogReplacedError as error:
+                self._report(f"feed {self.name}: {error}; it begins with the new log")
+                self._drop()
+                log = await self._bus.log_state(self._cluster)
+                place = SourcePlace(log.id, 0)
+
+    async def _from(self, place: SourcePlace, until: int | None) -> None:
+        self._place = self.published = place
+        self.counters.position = place.sequence - (place.rows > 0)
+        if until is not None and self.counters.position >= until:
+            return
+        after = Position(max(place.sequence - (place.rows > 0), 0))
+        subscription = self._bus.subscribe(self._cluster, [self._map], after, log_id=place.log)
+        try:
+            async for item in items_until(subscription, until):
+                match item:
+                    case Received():
+                        skipped = place.rows if item.sequence == place.sequence else 0
+                        await self._take(item, skipped, subscription.log_id)
+                    case Broken():
+                        self.counters.broken += 1
+                        self._report(f"feed {self.name}: a message was skipped: {item.reason}")
+                    case Gap():
+                        self.counters.gaps += 1
+                        self._report(
+                            f"feed {self.name}: messages {item.first_missing} to "
+                            f"{item.last_missing} expired before they were read"
+                        )
+                if subscription.pending == 0:
+                    await self._flush()
+            await self._flush()
+        finally:
+            await subscription.close()
+
+    async def _take(self, item: Received, skipped: int, log: str) -> None:
+        delta, counters = item.delta, self.counters
+        counters.read += 1
+        layout = await self._book.of(delta)
+        if not self._encoder.takes(layout):
+            counters.undescribed += len(delta.batch)
+            if not self._undescribed_told:
+                self._undescribed_told = True
+                self._report(f"feed {self.name}: changes without a known layout are left out")
+            return
+        number = 0 if layout is None else delta.layout
+        if number != self._layout:
+            await self._flush()
+            self._layout = number
+        size_max = min(MESSAGE_BYTES, self._bus.state.max_payload - MESSAGE_OVERHEAD_BYTES)
+        done = skipped
+        for rows, data in self._encoder.pieces(delta, layout, item.sequence, skipped, size_max):
+            if len(data) > self._bus.state.max_payload - MESSAGE_OVERHEAD_BYTES:
+                raise MessageTooLargeError(
+                    f"feed {self.name}: one change does not fit a message of the broker "
+                    f"({len(data)} bytes)",
+                    hint="raise max_payload in the broker's configuration",
+                )
+            if self._held and self._held_bytes + len(data) > size_max:
+                await self._flush()
+            self._held.append(data)
+            self._held_bytes += len(data)
+            self._held_rows += rows
+            done += rows
+            whole = done == len(delta.batch)
+            self._place = SourcePlace(log, item.sequence, 0 if whole else done)
+
+    async def _flush(self) -> None:
+        if not self._held:
+            return
+        assert self._place is not None
+        data = b"".join(self._held)
+        await self._publisher.publish(data, self._place, self._layout)
+        counters = self.counters
+        counters.messages += 1
+        counters.bytes += len(data)
+        counters.changes += self._held_rows
+        counters.position = self._place.sequence - (self._place.rows > 0)
+        self.published = self._place
+        self._drop()
+
+    def _drop(self) -> None:
+        self._held, self._held_bytes, self._held_rows = [], 0, 0

@@ -1,0 +1,47 @@
+"""What a node tells the cluster of its maps' layouts, before the first change that names one."""
+
+from __future__ import annotations
+
+from bridge.bus.schemas import SchemaStore
+from bridge.config.settings import MapConfig
+from bridge.errors import BridgeError
+from bridge.feed.schema import MapSchema, encode_schema
+from bridge.kernel.handle import KernelMap
+from bridge.layout.fingerprint import fingerprint
+from bridge.layout.reader import NoLayoutError, map_layout
+from bridge.layout.types import Layout
+from bridge.node.report import Report
+
+
+def own_layout(entry: MapConfig, opened: KernelMap, report: Report) -> Layout | None:
+    """What the bytes of the map mean; ``None``: nobody says it, and changes travel as bytes.
+
+    Raises ``LayoutSizeError`` when the configuration says what cannot be.
+    """
+    declared = None if entry.declared is None else entry.declared.layout
+    try:
+        return map_layout(opened, declared)
+    except NoLayoutError:
+        return None
+    except BridgeError as error:
+        if declared is not None:
+            raise
+        report.warn_once(f"fields are not known: {error}", map=entry.name)
+        return None
+
+
+async def announce(
+    store: SchemaStore, cluster: str, name: str, layout: Layout | None, report: Report
+) -> int:
+    """Store the layout for readers; its fingerprint, 0 for none.
+
+    A broker that does not let it be stored costs readers the names of fields, and nobody a change.
+    """
+    if layout is None:
+        return 0
+    try:
+        schema = MapSchema.of(cluster, name, layout)
+        await store.put(name, schema.fingerprint, encode_schema(schema))
+    except BridgeError as error:
+        report.warn_once(f"layout is not published: {error}", map=name, hint=error.hint)
+    return fingerprint(layout)
