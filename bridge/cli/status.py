@@ -68,7 +68,7 @@ def command(config_path: Path, awaited: str | None, timeout_seconds: float, as_j
         )
     directory = config.node.state_directory
     if awaited is None:
-        _print(_read(directory), as_json=as_json)
+        _print(read_running(directory), as_json=as_json)
         return
     wanted = names if awaited == "all" else [awaited]
     _print(_await(directory, wanted, timeout_seconds), as_json=as_json)
@@ -80,7 +80,7 @@ def _await(directory: Path, names: list[str], timeout_seconds: float) -> dict[st
     while True:
         late = time.monotonic() >= deadline
         try:
-            status = _read(directory)
+            status = read_running(directory)
         except NotRunningError:
             if late:
                 raise
@@ -102,7 +102,8 @@ def _not_synced(name: str, found: dict[str, object]) -> NotSyncedError:
     )
 
 
-def _read(directory: Path) -> dict[str, object]:
+def read_running(directory: Path) -> dict[str, object]:
+    """What the bridge with this state directory says; raises ``NotRunningError``."""
     status = read_status(directory)
     if status is None:
         raise NotRunningError(

@@ -17,6 +17,8 @@ SWEEP_SECONDS = 0.25
 RING_BYTES = 16 << 20
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
+SNAPSHOT_SECONDS = 3600.0
+SNAPSHOT_BYTES = 256 << 20
 
 
 class CaptureMode(enum.StrEnum):
@@ -88,6 +90,14 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SnapshotsConfig:
+    """When a map's next snapshot is due: after so long, or so many bytes of its changes."""
+
+    seconds: float = SNAPSHOT_SECONDS
+    bytes: int = SNAPSHOT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel."""
 
@@ -108,6 +118,7 @@ class Config:
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     maps: tuple[MapConfig, ...] = ()
 
     def map(self, name: str) -> MapConfig:

@@ -246,6 +246,31 @@ class Replica:
             self._blocked.drop(writes.keys)
         return Verdict(writes, self._begin(writes), changes, superseded, duplicates, missed)
 
+    def jump(self, stored: int) -> None:
+        """The position moves to a snapshot's, which holds own changes up to sequence ``stored``.
+
+        They will not come back: their keys are pending no more, and take what the snapshot says.
+        """
+        self._release(stored)
+        self._origins.jump()
+        if self._dirty and self._pending:
+            self._dirty = {k for k, held in zip(self._dirty, self._held(), strict=True) if held}
+        elif self._dirty:
+            self._dirty = set()
+
+    def load(self, batch: DeltaBatch) -> Verdict:
+        """A part of a snapshot, or the deletes of what it lacks: changes of others."""
+        free = _without_evictions(self._without_pending(batch))
+        skipped = len(batch) - len(free)
+        if self._rejoin is not None:  # it only tells what the stream says
+            if self._fingerprints is not None:
+                self._fingerprints.note(free)
+            return Verdict(None, None, 0, skipped, 0, 0)
+        self._full.drop(free.keys)
+        self._blocked.drop(free.keys)
+        writes = free if len(free) else None
+        return Verdict(writes, self._begin(writes), len(batch), skipped, 0, 0)
+
     def refuse(self, batch: DeltaBatch, *, full: bool) -> None:
         """The kernel did not take these writes of the last verdict; ``retry`` gives them again.
 
@@ -294,13 +319,7 @@ class Replica:
         A dirty key waits for its newest own change. A message may end inside of what was captured
         at once: what it holds is pending no more, for the others' changes behind it count.
         """
-        while self._pending and self._pending[0].last_sequence <= delta.last_sequence:
-            self._pending.popleft()
-            self._pending_keys = None
-        if self._pending:
-            rest = self._pending[0].behind(delta.last_sequence)
-            if rest is not self._pending[0]:
-                self._pending[0], self._pending_keys = rest, None
+        self._release(delta.last_sequence)
         if not self._dirty:
             return []
         resolved = self._dirty_set().holds(delta.batch.keys)
@@ -311,6 +330,21 @@ class Replica:
         again = delta.batch.take(resolved)
         self._dirty.difference_update(key.tobytes() for key in again.keys)
         return [_without_evictions(again)]
+
+    def _release(self, sequence: int) -> None:
+        """Own changes up to ``sequence`` are pending no more."""
+        while self._pending and self._pending[0].last_sequence <= sequence:
+            self._pending.popleft()
+            self._pending_keys = None
+        if self._pending:
+            rest = self._pending[0].behind(sequence)
+            if rest is not self._pending[0]:
+                self._pending[0], self._pending_keys = rest, None
+
+    def _held(self) -> list[bool]:
+        """Of the dirty keys: which are pending."""
+        keys = np.frombuffer(b"".join(self._dirty), np.uint8).reshape(len(self._dirty), -1)
+        return [bool(held) for held in self._pending_set().holds(keys)]
 
     def _mark(self, keys: U8, doubtful: npt.NDArray[np.bool_] | None) -> None:
         """The newest own change of a key decides whether the key is dirty. A rare path."""

@@ -17,14 +17,18 @@ from bridge.apply.inbox import Inbox
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.nats_snapshots import NatsSnapshotStore
+from bridge.bus.snapshots import Snapshots
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
+from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
+from bridge.node.requests import RequestFailedError, Requests
 from bridge.node.worker import MapWorker, Services
 
 T = TypeVar("T")
@@ -69,6 +73,7 @@ class Node:
         self._workers: list[MapWorker] = []
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._requests = Requests(state.path, self._handle)
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -98,7 +103,11 @@ class Node:
             report=self._report,
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
+            snapshots=self._snapshots(self._bus),
+            triggers=Triggers(self._config.snapshots.seconds, self._config.snapshots.bytes),
         )
+        self._requests.clear()
+        stack.push_async_callback(self._requests.close)
         self._workers = [MapWorker(entry, services) for entry in self._config.maps]
         return applier
 
@@ -119,9 +128,18 @@ class Node:
             self._report.say("embedded nats-server ready", url=server.url)
         bus = await open_bus(BusSettings(node=node.name, urls=urls), self._report.say)
         stack.push_async_callback(bus.close)
-        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
-        await bus.ensure_log(node.cluster, LogSettings(storage=storage, replicas=broker.replicas))
+        await bus.ensure_log(node.cluster, self._log_settings())
         return bus
+
+    def _log_settings(self) -> LogSettings:
+        broker = self._config.broker
+        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
+        return LogSettings(storage=storage, replicas=broker.replicas)
+
+    def _snapshots(self, bus: NatsBus) -> Snapshots:
+        node = self._config.node
+        store = NatsSnapshotStore(bus, node.cluster, self._log_settings(), node.name)
+        return Snapshots(store, node.cluster)
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
@@ -166,6 +184,7 @@ class Node:
         while True:
             self._write_status()
             self._save_positions()
+            self._look_for_requests()
             for worker in self._workers:
                 worker.report_losses()
             self._capturing.check()
@@ -185,6 +204,19 @@ class Node:
             self._positions.save()
         except OSError as error:
             self._report.warn_once(f"positions cannot be saved: {error}")
+
+    def _look_for_requests(self) -> None:
+        try:
+            self._requests.look()
+        except OSError as error:
+            self._report.warn_once(f"requests cannot be read: {error}")
+
+    async def _handle(self, action: str, name: str) -> dict[str, object]:
+        """Do what another command asks for; its answer."""
+        worker = next((w for w in self._workers if w.config.name == name), None)
+        if worker is None or action != "snapshot":
+            raise RequestFailedError(f"request: {action} of map {name} is not known")
+        return await worker.snapshot()
 
     def _write_status(self) -> None:
         """A full disk must not end replication."""

@@ -10,24 +10,28 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from bridge.apply.applier import Applier, ApplyTarget
-from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.inbox import Inbox
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
-from bridge.bus.protocol import Broken, Bus, Gap, Received, Subscription
-from bridge.bus.publish_loop import PublishLoop
+from bridge.bus.protocol import Bus, LogReplacedError
+from bridge.bus.publish_loop import Acked, PublishLoop
+from bridge.bus.snapshots import Snapshots
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
+from bridge.core.snapshots import Facts, Triggers
 from bridge.errors import BridgeError, Exit
 from bridge.kernel.errors import MapNotFoundError, UnsupportedError
 from bridge.kernel.maps import KernelMap, open_map
 from bridge.kernel.support import Support, judge
-from bridge.model import Origin, Position, new_incarnation
+from bridge.model import Origin, new_incarnation
 from bridge.node.capturing import Capturing
+from bridge.node.following import Follower, StreamCounters
 from bridge.node.lane import Lane
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
+from bridge.node.snapshots import SnapshotRefusedError, SnapshotTaker
 from bridge.node.synced import Sync, SyncGate
 
 SEARCH_SECONDS = 0.5
@@ -51,15 +55,6 @@ class MapState(enum.StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(slots=True)
-class StreamCounters:
-    """What was read of the stream for one map."""
-
-    received: int = 0
-    broken: int = 0
-    gaps: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """The parts of a node that all maps share."""
@@ -73,6 +68,8 @@ class Services:
     report: Report
     outbox_bytes: int
     positions: Positions
+    snapshots: Snapshots
+    triggers: Triggers
 
 
 @dataclass(slots=True)
@@ -84,9 +81,8 @@ class _Parts:
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     publishing: asyncio.Task[None] | None = None
-    subscription: Subscription | None = None
-    handed: int = 0  # stream sequence of the last message on its way to the writer thread
-    log: str = ""  # id of the log that is read
+    follower: Follower | None = None
+    taker: SnapshotTaker | None = None
 
 
 @dataclass(slots=True)
@@ -96,7 +92,6 @@ class MapWorker:
     config: MapConfig
     services: Services
     state: MapState = MapState.WAITING
-    stream: StreamCounters = field(default_factory=StreamCounters)
     _parts: _Parts | None = None
     _losses_told: int = 0
     _plan: RepairPlan = field(default_factory=RepairPlan)
@@ -104,6 +99,27 @@ class MapWorker:
     _gate: SyncGate = field(default_factory=SyncGate)
 
     async def run(self) -> None:
+        while True:
+            try:
+                await self._live()
+            except BaseExceptionGroup as group:
+                replaced = group.subgroup(LogReplacedError)
+                if replaced is None:
+                    raise
+                self.services.report.warn(
+                    f"{replaced.exceptions[0]}: the map joins anew", map=self.config.name
+                )
+                await asyncio.to_thread(self.services.capturing.remove, self.config.name)
+                self.services.applier.remove(self.config.name)
+                self.services.inbox.discard(self.config.name)
+                await self.close()
+                await asyncio.sleep(SEARCH_SECONDS)
+
+    async def _live(self) -> None:
+        """From the opening of the map until something ends that: an origin of its own."""
+        self.state = MapState.WAITING
+        self._losses_told = self._repairs_told = 0
+        self._plan, self._gate = RepairPlan(), SyncGate()
         parts = self._parts = self._open(await self._find())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -166,8 +182,8 @@ class MapWorker:
         parts, self._parts = self._parts, None
         self.state = MapState.STOPPED if self.state != MapState.FAILED else self.state
         if parts is not None:
-            if parts.subscription is not None:
-                await parts.subscription.close()
+            if parts.follower is not None:
+                await parts.follower.close()
             parts.map.close()
 
     async def _find(self) -> KernelMap:
@@ -217,29 +233,61 @@ class MapWorker:
         parts.target = ApplyTarget(
             self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
         )
-        await self._recall(parts, parts.target)
-        self.services.applier.add(parts.target)
-        parts.subscription = self.services.bus.subscribe(
-            self.services.cluster, [self.config.name], Position(0), log_id=parts.log
+        services, publishes = self.services, self.config.role.publishes
+        follower = Follower(
+            name=self.config.name,
+            cluster=services.cluster,
+            publishes=publishes,
+            bus=services.bus,
+            snapshots=services.snapshots,
+            inbox=services.inbox,
+            report=services.report,
+            positions=services.positions,
+            map=parts.map,
+            target=parts.target,
         )
-        tasks.create_task(self._consume(parts, parts.subscription))
+        await follower.prepare()
+        services.applier.add(parts.target)
+        parts.follower = follower
+        tasks.create_task(follower.run())
+        parts.taker = SnapshotTaker(
+            name=self.config.name,
+            cluster=services.cluster,
+            node=services.node,
+            publishes=publishes,
+            bus=services.bus,
+            snapshots=services.snapshots,
+            map=parts.map,
+            follower=follower,
+            scans=services.capturing,
+            triggers=services.triggers,
+            facts=self._facts,
+            report=services.report,
+        )
+        tasks.create_task(parts.taker.run())
 
-    async def _recall(self, parts: _Parts, target: ApplyTarget) -> None:
-        """Find out whether this very map was bridged before, and how far it had come.
-
-        A map that only applies is loaded as a whole each time: nothing in it is its own.
-        """
-        log = await self.services.bus.log_state(self.services.cluster)
-        parts.log = log.id
-        saved = self.services.positions.of(self.config.name, parts.map.info.id, log.id)
-        if saved is None or saved > log.last or not self.config.role.publishes:
-            return
-        parts.lane.replica.rejoin(saved)
-        target.rejoining = True
-        self.services.report.say(
-            "the map lived on: it takes what others changed, and publishes what changed here",
-            map=self.config.name,
-            position=saved,
+    def _facts(self) -> Facts:
+        """How the map stands, for a snapshot of it."""
+        parts, capturing, name = self._parts, self.services.capturing, self.config.name
+        assert parts is not None
+        assert parts.follower is not None
+        assert parts.target is not None
+        publishes = self.config.role.publishes
+        losses, lane = capturing.losses(name).total, parts.lane
+        counters = parts.target.counters
+        return Facts(
+            settled=self.state == MapState.RUNNING
+            and parts.follower.following
+            and (not publishes or capturing.scanned(name)),
+            losses=losses,
+            repairing=losses > self._losses_told
+            or self._plan.open
+            or capturing.repairs(name).going_on,
+            replaced=0,
+            unwritten=counters.unwritten + counters.forgotten,
+            watermark=lane.watermark,
+            captured=lane.replica.captured,
+            stored=parts.loop.stored if parts.loop is not None else 0,
         )
 
     def save_position(self) -> None:
@@ -247,10 +295,12 @@ class MapWorker:
         parts = self._parts
         if parts is None or parts.target is None or parts.target.rejoining:
             return
-        counters = parts.target.counters
-        if self.state != MapState.JOINING and not counters.unwritten and counters.sequence:
+        follower, counters = parts.follower, parts.target.counters
+        if follower is None or not follower.following or counters.unwritten:
+            return
+        if self.state != MapState.JOINING and (position := follower.position()):
             self.services.positions.note(
-                self.config.name, parts.map.info.id, parts.log, counters.sequence
+                self.config.name, parts.map.info.id, follower.log, position
             )
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
@@ -261,7 +311,10 @@ class MapWorker:
             parts.lane.outbox,
             publisher,
             lambda: self.services.bus.state.max_payload,
+            on_ack=_ignored if parts.follower is None else parts.follower.acked,
         )
+        if parts.follower is not None:
+            parts.follower.publishing = parts.loop
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add,
@@ -272,40 +325,32 @@ class MapWorker:
             rejoins=parts.target is not None and parts.target.rejoining,
         )
 
-    async def _consume(self, parts: _Parts, subscription: Subscription) -> None:
-        async for item in subscription:
-            match item:
-                case Received():
-                    self.stream.received += 1
-                    parts.handed = item.sequence
-                    await self.services.inbox.put(Arrival(item.sequence, item.delta))
-                case Broken():
-                    self.stream.broken += 1
-                    self.services.report.warn_once(
-                        "message skipped", subject=item.subject, reason=item.reason
-                    )
-                case Gap():
-                    self.stream.gaps += 1
-                    self.services.report.warn(
-                        "messages expired before they were read",
-                        map=self.config.name,
-                        first=item.first_missing,
-                        last=item.last_missing,
-                    )
-
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
         parts = self._parts
         if parts is None:
             return False
-        if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
+        if self.state == MapState.RUNNING or not self.config.role.applies:
             return True
-        if not _is_level(parts):
-            return False
-        if parts.target.rejoining and not parts.target.caught_up:
-            parts.target.caught_up = True
-            self.services.inbox.wake()
-        return not parts.target.rejoining
+        return parts.follower is not None and parts.follower.caught_up()
+
+    async def snapshot(self) -> dict[str, object]:
+        """Take a snapshot now; raises why not."""
+        taker = self._parts.taker if self._parts is not None else None
+        if taker is None:
+            raise SnapshotRefusedError(
+                f"map {self.config.name}: no snapshot, the map "
+                + ("is not open yet" if self.config.role.applies else "is only published here"),
+                hint="ask a node that applies the map",
+            )
+        manifest = await taker.take_now()
+        return {
+            "map": self.config.name,
+            "entries": manifest.rows,
+            "position": manifest.position,
+            "parts": len(manifest.parts),
+            "seconds": round(taker.counters.seconds, 3),
+        }
 
     def report_losses(self) -> None:
         """Warn when changes were lost since the last call, and have that mended.
@@ -336,13 +381,13 @@ class MapWorker:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
-        if parts is None or parts.target is None:
+        if parts is None or parts.target is None or parts.follower is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
         return self._gate.look(
             now,
-            ready=ready,
-            level=_is_level(parts),
+            ready=ready and parts.follower.caught_up(),
+            level=parts.follower.level(),
             sequence=counters.sequence,
             lag_seconds=counters.lag_seconds,
         )
@@ -356,7 +401,7 @@ class MapWorker:
             "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
             "role": str(self.config.role),
             "selector": str(self.config.selector),
-            "stream": asdict(self.stream),
+            "stream": asdict(StreamCounters()),
         }
         parts = self._parts
         if parts is None:
@@ -369,6 +414,10 @@ class MapWorker:
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
+        if parts.follower is not None and parts.taker is not None:
+            answer["stream"] = asdict(parts.follower.counters)
+            answer["joined"] = asdict(parts.follower.joined)
+            answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:
             answer["apply"] = asdict(parts.target.counters) | {
                 "p50_seconds": parts.target.delays.percentile(0.50),
@@ -377,10 +426,5 @@ class MapWorker:
         return answer
 
 
-def _is_level(parts: _Parts) -> bool:
-    """Whether nothing of the stream waits to be read or written."""
-    if parts.subscription is None or parts.target is None:
-        return True
-    # In this order: a message that is just being handed over has left ``pending`` already.
-    nothing_pending = parts.subscription.pending == 0
-    return nothing_pending and parts.target.counters.sequence >= parts.handed
+def _ignored(acked: Acked) -> None:
+    del acked
