@@ -54,7 +54,9 @@ class Joined:
     way: str = ""
     position: int = 0  # of the snapshot, 0: none
     entries: int = 0
+    tail_changes: int = 0  # of others, read behind the snapshot by then
     began: float = 0.0
+    load_seconds: float = 0.0  # until the snapshot was written
     seconds: float = 0.0  # until all of it was written and the stream read to what was its end
 
 
@@ -79,6 +81,7 @@ class Follower:
     following: bool = False  # all of what was the log's end has been written
     _subscription: Subscription | None = None
     _bytes_before: int = 0
+    _changes_before: int = 0
     _handed: int = 0
     _head: int = 0
     _saved: int | None = None
@@ -148,6 +151,7 @@ class Follower:
                 target.caught_up = True
                 self.inbox.wake()
             return False
+        self.joined.tail_changes = target.counters.changes - self._changes_before
         self.joined.seconds = time.monotonic() - self.joined.began
         self.following = True
         return True
@@ -173,6 +177,7 @@ class Follower:
     async def _join(self, plan_now: Callable[[], Awaitable[Plan]]) -> int:
         """Load what has to be loaded; where reading goes on."""
         self.joined = Joined(began=time.monotonic())
+        self._changes_before = self.target.counters.changes
         while True:
             plan = await plan_now()
             self.joined.way = str(plan.way.value)
@@ -265,6 +270,7 @@ class Follower:
         await self._hand(plan.after, Delta(manifest.origin, first, end), load)
         await self._until(lambda: load.finished)
         self.counters.loads += 1
+        self.joined.load_seconds = time.monotonic() - self.joined.began
         self.joined.position, self.joined.entries = manifest.position, manifest.rows
 
     async def _resolve(self) -> None:
