@@ -199,6 +199,48 @@ class Position:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One message of a snapshot: how many changes it holds, and the CRC-32 of its bytes."""
+
+    rows: int
+    crc: int
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A message of the log, by place and time: one that was stored anew has another time."""
+
+    sequence: int
+    stored_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What makes parts a snapshot: the state of one map with all changes up to ``position``.
+
+    Newer changes may be in it; all of them stand in the log behind ``position``. ``origin`` names
+    who took it, its incarnation being the snapshot's own number, which every part bears.
+    """
+
+    origin: Origin
+    log: str  # id of the log that ``position`` counts in
+    position: int
+    anchor: Anchor | None  # the last message of the map at or before ``position``
+    slot: int
+    taken_at: float  # seconds since 1970, by the taker's clock: for people and for intervals
+    key_size: int
+    value_size: int
+    layout: int
+    parts: tuple[Part, ...]
+    first_part: int  # where in the stream of snapshots the first part is
+    digest: int  # sum of the hashes of all rows, modulo 2**64
+
+    @property
+    def rows(self) -> int:
+        return sum(part.rows for part in self.parts)
+
+
 class Role(enum.StrEnum):
     """What a node does with a map."""
 

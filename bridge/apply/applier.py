@@ -7,6 +7,7 @@ that capture of the same map takes.
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
@@ -18,6 +19,7 @@ import numpy as np
 
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.latency import DelayHistogram
+from bridge.apply.loading import Load
 from bridge.apply.writer import MapWriter, SizesDifferError, Written
 from bridge.core.replica import Replica, Verdict
 from bridge.core.touches import GRACE_NANOSECONDS, Touch
@@ -38,6 +40,8 @@ class ApplyCounters:
     written_at: int = 0  # kernel time of the last write, ns
     messages: int = 0
     changes: int = 0  # foreign changes judged
+    loaded: int = 0  # entries of snapshots
+    swept_out: int = 0  # keys deleted because a snapshot lacked them
     updated: int = 0
     deleted: int = 0
     absent: int = 0
@@ -155,6 +159,43 @@ class Applier:
         target = self._targets.get(name)
         if target is None:  # the map went away while its messages waited
             return
+        for load, some in itertools.groupby(arrivals, key=lambda arrival: arrival.load):
+            if load is None:
+                self._judge(target, list(some))
+            else:
+                self._load(target, load, list(some))
+
+    def _load(self, target: ApplyTarget, load: Load, parts: Sequence[Arrival]) -> None:
+        """Parts of a snapshot, written like changes of others; a map that rejoins only learns."""
+        if not load.begun:
+            load.begin()
+            with target.lock:
+                target.replica.jump(load.stored)
+        for part in parts:
+            batch = part.delta.batch
+            if len(batch):
+                target.counters.loaded += len(batch)
+                self._load_rows(target, batch)
+                load.wrote(batch)
+                continue
+            strangers = load.strangers()
+            if strangers is not None and len(strangers):
+                target.counters.swept_out += self._load_rows(target, strangers)
+            target.counters.sequence = load.position
+            load.finish()
+
+    def _load_rows(self, target: ApplyTarget, batch: DeltaBatch) -> int:
+        """How many of the rows were written, or tried to be."""
+        with target.lock:
+            verdict = target.replica.load(batch)
+        target.counters.superseded += verdict.superseded
+        if verdict.writes is None:
+            return 0
+        written = self._write(target, verdict.writes, verdict.touch)
+        target.counters.refused += len(written.full or ())
+        return len(verdict.writes)
+
+    def _judge(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> None:
         fitting = self._fitting(target, arrivals)
         deltas = [arrival.delta for arrival in fitting]
         with target.lock:

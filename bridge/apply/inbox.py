@@ -10,6 +10,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
+from bridge.apply.loading import Load
 from bridge.model import Delta
 
 TAKE_BYTES_MAX = 4 << 20  # one turn of the writer: large enough to fill batches, small for latency
@@ -17,10 +18,14 @@ TAKE_BYTES_MAX = 4 << 20  # one turn of the writer: large enough to fill batches
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A message at its place (``sequence``) in the stream."""
+    """A message at its place (``sequence``) in the stream, or a part of a snapshot (``load``).
+
+    A snapshot ends with a part without rows.
+    """
 
     sequence: int
     delta: Delta
+    load: Load | None = None
 
 
 @dataclass(frozen=True, slots=True)

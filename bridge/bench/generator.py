@@ -55,10 +55,15 @@ class RingFill:
 class Generator:
     """Runs one writer of the loaded program."""
 
-    def __init__(self, churn: Churn) -> None:
+    def __init__(self, churn: Churn, keys: int = KEYS) -> None:
         self._churn = churn
         self._fill = RingFill(churn.loaded.map(RING))
-        churn.set_writer(0, Writer(1, KEYS, OPERATIONS_MAX, DELETES_PER_1024))
+        self._stopped = False
+        churn.set_writer(0, Writer(1, keys, OPERATIONS_MAX, DELETES_PER_1024))
+
+    def stop(self) -> None:
+        """Let ``run`` return early. From any thread."""
+        self._stopped = True
 
     def run(self, seconds: float, rate: float | None) -> Generated:
         """Change the map for ``seconds``, at ``rate`` changes per second or as fast as it goes."""
@@ -66,7 +71,7 @@ class Generator:
         before = self._churn.writer(0).changes
         waited = 0.0
         done = 0
-        while (now := time.monotonic()) - began < seconds:
+        while (now := time.monotonic()) - began < seconds and not self._stopped:
             behind = rate is None or done < rate * (now - began)
             if not behind or self._fill.share() > 0.5:
                 time.sleep(PAUSE_SECONDS)

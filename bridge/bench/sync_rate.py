@@ -70,7 +70,7 @@ class SyncRate:
         )
         loaded = churn.loaded
         source = loaded.map(MAP)
-        replica = stack.enter_context(_twin(source, claim.pin_directory / "b"))
+        replica = stack.enter_context(twin(source, claim.pin_directory / "b"))
         server = stack.enter_context(ServerThread(directory / "nats"))
 
         def start(name: str, role: Role, emit: tuple[Path, Path] | None) -> NodeProcess:
@@ -121,7 +121,7 @@ def _milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 
-def _twin(source: KernelMap, directory: Path) -> KernelMap:
+def twin(source: KernelMap, directory: Path) -> KernelMap:
     """An empty map of the same shape, pinned in ``directory``."""
     info = source.info
     twin = create_map(info.type, info.key_size, info.value_size, info.max_entries, name=info.name)

@@ -223,6 +223,14 @@ class MemoryBus:
         await self.wait_connected()
         return self._log.state
 
+    async def stored_at(self, cluster: str, sequence: int) -> int | None:
+        del cluster
+        await self.wait_connected()
+        log = self._log
+        if not log.first_sequence <= sequence <= log.last_sequence:
+            return None
+        return log.read(sequence).stored_at_ns
+
     async def close(self) -> None:
         self._closed = True
         self._up.set()
@@ -304,6 +312,10 @@ class MemorySubscription:
     def pending(self) -> int:
         first = max(self._position + 1, self._log.first_sequence)
         return sum(self._mine(n) for n in range(first, self._log.last_sequence + 1))
+
+    @property
+    def read_up_to(self) -> int:
+        return self._position
 
     @property
     def log_id(self) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
 from nats import errors as nats_errors
 
@@ -69,6 +70,11 @@ class NatsBus:
         """Where the JetStream API answers."""
         return self._connection.settings.api_prefix
 
+    @property
+    def link_now(self) -> Link | None:
+        """The present connection; ``None`` while there is none."""
+        return self._connection.link_now
+
     async def link(self) -> Link:
         """The present connection, for requests beyond the contract; waits for one."""
         return await self._connection.link()
@@ -118,6 +124,15 @@ class NatsBus:
             await store.ready()
             try:
                 return await store.state()
+            except AttemptError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def stored_at(self, cluster: str, sequence: int) -> int | None:
+        store = _NatsStore(self._connection, cluster)
+        while True:
+            await store.ready()
+            try:
+                return await store.stored_at(sequence)
             except AttemptError:
                 await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -191,6 +206,14 @@ class _NatsStore:
             raise AttemptError(reply.error)
         return Last(reply.number("message", "seq"), _message_id(reply.text("message", "hdrs")))
 
+    async def stored_at(self, sequence: int) -> int | None:
+        reply = await self._call(f"{self._api}.STREAM.MSG.GET.{self._stream}", seq=sequence)
+        if reply.error_code in (_NO_MESSAGE, STREAM_NOT_FOUND):
+            return None
+        if reply.error_code:
+            raise AttemptError(reply.error)
+        return nanoseconds(reply.text("message", "time"))
+
     async def state(self) -> LogState:
         reply = await self._call(f"{self._api}.STREAM.INFO.{self._stream}")
         if reply.error_code == STREAM_NOT_FOUND:
@@ -216,6 +239,16 @@ class _NatsStore:
         if link is None:
             raise AttemptError("not connected")
         return link
+
+
+def nanoseconds(text: str) -> int | None:
+    """An RFC 3339 time in UTC as the server writes it, in ns; ``None`` when it is none."""
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    try:
+        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+        return seconds * 1_000_000_000 + int(rest.ljust(9, "0")[:9])
+    except ValueError:
+        return None
 
 
 def _message_id(headers: str) -> str:

@@ -79,6 +79,8 @@ class LogState:
     last: int
     messages: int
     bytes: int
+    bytes_max: int = 0  # what it may hold before it forgets the oldest; 0: no limit
+    age_seconds_max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +175,10 @@ class Subscription(Protocol):
         """Messages known to be in the log and not yet handed out; 1 while nothing is known."""
 
     @property
+    def read_up_to(self) -> int:
+        """Everything of these maps up to this sequence was received, over all subjects."""
+
+    @property
     def log_id(self) -> str:
         """``LogState.id`` of the log that is read, empty before the first contact."""
 
@@ -202,5 +208,11 @@ class Bus(Protocol):
 
     async def log_state(self, cluster: str) -> LogState:
         """The log now; waits while disconnected."""
+
+    async def stored_at(self, cluster: str, sequence: int) -> int | None:
+        """When the log stored a message, by the server's clock in ns; ``None``: it is gone.
+
+        A place that was given to another message since has another time.
+        """
 
     async def close(self) -> None: ...

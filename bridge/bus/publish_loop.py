@@ -72,6 +72,8 @@ class PublishLoop:
         on_ack: Callable[[Acked], None] = _ignore,
     ) -> None:
         self.counters = PublishCounters()
+        self.sent = 0  # own sequence of the last change that was sent at least once
+        self.stored = 0  # own sequence of the last change that is stored
         self._origin = origin
         self._outbox = outbox
         self._publisher = publisher
@@ -132,8 +134,10 @@ class PublishLoop:
 
     async def _publish(self, delta: Delta) -> None:
         began = time.monotonic()
+        self.sent = delta.last_sequence
         sequence = await self._publisher.publish(delta)
         seconds = time.monotonic() - began
+        self.stored = delta.last_sequence
         counters = self.counters
         counters.messages += 1
         counters.changes += len(delta.batch)

@@ -88,6 +88,8 @@ def log_state(reply: Reply) -> LogState:
         last=reply.number("state", "last_seq"),
         messages=reply.number("state", "messages"),
         bytes=reply.number("state", "bytes"),
+        bytes_max=max(reply.number("config", "max_bytes"), 0),
+        age_seconds_max=reply.number("config", "max_age") / _NS,
     )
 
 

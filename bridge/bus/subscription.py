@@ -102,6 +102,10 @@ class NatsSubscription:
         return len(self._buffer) + (self._pending if consumer is None else consumer.pending)
 
     @property
+    def read_up_to(self) -> int:
+        return self._verified
+
+    @property
     def log_id(self) -> str:
         return self._log_id
 

@@ -23,6 +23,9 @@ SCAN_POLL_SECONDS = 0.02
 REPAIR_POLL_SECONDS = 0.25  # until a repair that was asked for begins
 
 
+Share = Callable[[list[tuple[U8, U8]]], None]
+
+
 class Scannable(Protocol):
     """The part of a kernel map that a scan needs."""
 
@@ -61,6 +64,11 @@ class SweepSource:
         self.sweeps = 0
         self.sweep_seconds = 0.0  # duration of the last one
         self.deferred = 0
+        self._share: Share | None = None
+
+    def share(self, take: Share) -> None:
+        """Give the contents that the next sweep reads to ``take`` too. From any thread."""
+        self._share = take
 
     def fileno(self) -> int | None:
         return None
@@ -71,11 +79,14 @@ class SweepSource:
         if not self._ready():
             return []
         info = self._map.info
+        share, self._share = self._share, None
         began = _ktime_ns()
         self._comparison.begin_scan(began)
         chunks = list(self._map.scan())
         ended = _ktime_ns()
         found = compare_whole(chunks, info, self._comparison)
+        if share is not None:
+            share(chunks)
         cause = Cause.CHANGE if self.sweeps else Cause.SCAN
         self.sweeps += 1
         self.sweep_seconds = (_ktime_ns() - began) / 1e9

@@ -30,6 +30,7 @@ class Entry:
 ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
+    "snapshot": Entry("snapshot", "Have the running bridge store a map's contents now."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),
     "feed": Entry("feed", "Publish changes decoded, as JSON and typed messages, for readers."),
     "replay": Entry("replay", "Take a map's history out of the log again."),

@@ -68,7 +68,7 @@ def command(config_path: Path, awaited: str | None, timeout_seconds: float, as_j
         )
     directory = config.node.state_directory
     if awaited is None:
-        _print(_read(directory), as_json=as_json)
+        _print(read_running(directory), as_json=as_json)
         return
     wanted = [awaited]
     if awaited == "all":
@@ -93,7 +93,7 @@ def _await(
     while True:
         late = time.monotonic() >= deadline
         try:
-            status = _read(directory)
+            status = read_running(directory)
         except NotRunningError:
             if late:
                 raise
@@ -118,7 +118,8 @@ def _not_synced(name: str, found: dict[str, object]) -> NotSyncedError:
     )
 
 
-def _read(directory: Path) -> dict[str, object]:
+def read_running(directory: Path) -> dict[str, object]:
+    """What the bridge with this state directory says; raises ``NotRunningError``."""
     status = read_status(directory)
     if status is None:
         raise NotRunningError(

@@ -234,6 +234,11 @@ class LimitsTable(Table):
     inbox: Queue = settings.INBOX_BYTES
 
 
+class SnapshotsTable(Table):
+    every: Annotated[float, BeforeValidator(_duration(1, 30 * 86_400))] = settings.SNAPSHOT_SECONDS
+    bytes: Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 40))] = settings.SNAPSHOT_BYTES
+
+
 class SelectorTable(Table):
     pin: AbsolutePath | None = None
     map: KernelName | None = None
@@ -316,4 +321,5 @@ class Document(Table):
     broker: BrokerTable = BrokerTable()
     capture: CaptureTable = CaptureTable()
     limits: LimitsTable = LimitsTable()
+    snapshots: SnapshotsTable = SnapshotsTable()
     maps: Annotated[tuple[MapTable, ...], Field(max_length=MAPS_MAX)] = ()

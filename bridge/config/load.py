@@ -29,6 +29,7 @@ from bridge.config.settings import (
     MapConfig,
     MetricConfig,
     NodeConfig,
+    SnapshotsConfig,
 )
 from bridge.model import MapSelector
 
@@ -163,6 +164,7 @@ def _converted(document: Document) -> Config:
         ),
         capture=capture,
         limits=LimitsConfig(document.limits.outbox, document.limits.inbox),
+        snapshots=SnapshotsConfig(document.snapshots.every, document.snapshots.bytes),
         maps=tuple(_map(table, capture) for table in document.maps),
     )
 

@@ -35,6 +35,8 @@ def is_stream_name(text: str) -> bool:
 
 METRIC_HELP = "entries of an eBPF map"
 METRIC_SERIES = 1_000
+SNAPSHOT_SECONDS = 3600.0
+SNAPSHOT_BYTES = 256 << 20
 
 
 class CaptureMode(enum.StrEnum):
@@ -113,6 +115,14 @@ class LimitsConfig:
 
     outbox_bytes: int = OUTBOX_BYTES
     inbox_bytes: int = INBOX_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsConfig:
+    """When a map's next snapshot is due: after so long, or so many bytes of its changes."""
+
+    seconds: float = SNAPSHOT_SECONDS
+    bytes: int = SNAPSHOT_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +209,7 @@ class Config:
     broker: BrokerConfig = field(default_factory=BrokerConfig)
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
+    snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     maps: tuple[MapConfig, ...] = ()
 
     def map(self, name: str) -> MapConfig:

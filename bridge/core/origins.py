@@ -24,10 +24,19 @@ class Admission:
 class OriginTracker:
     """Next expected sequence per origin; the oldest origins are forgotten beyond a bound."""
 
-    __slots__ = ("_next",)
+    __slots__ = ("_jumped", "_next")
 
     def __init__(self) -> None:
         self._next: dict[Origin, int] = {}
+        self._jumped = False
+
+    def jump(self) -> None:
+        """A snapshot stands for all that was before: what is seen next of an origin is its first.
+
+        Nothing that was seen is seen again, as reading goes on behind the snapshot.
+        """
+        self._next.clear()
+        self._jumped = True
 
     def admit(self, delta: Delta) -> Admission:
         """Judge one message and remember it as seen."""
@@ -36,7 +45,7 @@ class OriginTracker:
         if expected is None:
             # The first message seen of an origin need not be its first: history may have expired.
             self._remember(delta.origin, end)
-            return Admission(0, delta.first_sequence - 1)
+            return Admission(0, 0 if self._jumped else delta.first_sequence - 1)
         self._remember(delta.origin, max(expected, end))
         seen = min(max(expected - delta.first_sequence, 0), len(delta.batch))
         return Admission(seen, max(delta.first_sequence - expected, 0))

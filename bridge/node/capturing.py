@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from bridge.capture.drain import DrainThread
 from bridge.capture.emit import EmitSource
 from bridge.capture.modes import Selection, select_mode
-from bridge.capture.scan import ScannedSource, SweepSource
+from bridge.capture.scan import ScannedSource, Share, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.capture.transport import Transport
 from bridge.config.settings import Config, MapConfig
@@ -180,6 +180,23 @@ class Capturing:
             source, _ = self._sources.get(name, (None, None))
         if isinstance(source, ScannedSource):
             source.repair()
+
+    def scanned(self, name: str) -> bool:
+        """Whether what a map held at the start has been compared with the stream."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        if isinstance(source, SweepSource):
+            return source.sweeps > 0
+        return isinstance(source, ScannedSource) and source.started
+
+    def share_sweep(self, name: str, take: Share) -> bool:
+        """Give what the next sweep of a map reads to ``take``; ``False``: it is not swept."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        if not isinstance(source, SweepSource):
+            return False
+        source.share(take)
+        return True
 
     def repairs(self, name: str) -> Repairs:
         """What was done about losses of a map."""

@@ -62,6 +62,11 @@ class Lane:
             self.counters.repaired += len(batch)
         return True
 
+    @property
+    def watermark(self) -> int:
+        """Own changes that began at or before this kernel time have been captured."""
+        return self._drained
+
     def drained(self, now: int) -> None:
         """At ``now`` the source had nothing, and everything it had before has been taken."""
         with self.lock:

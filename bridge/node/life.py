@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 
+from bridge.bus.protocol import LogReplacedError
 from bridge.config.settings import MapConfig
 from bridge.errors import BridgeError
 from bridge.kernel.errors import MapClosedError, MapNotFoundError, UnsupportedError
 from bridge.kernel.maps import KernelMap, open_map, open_map_id
 from bridge.model import MapInfo
 from bridge.node.lookout import Sighting
+from bridge.node.snapshots import SnapshotRefusedError
 from bridge.node.worker import MapState, MapWorker, Services
 
 GONE_LOOKS = 2  # in a row without a pin, before the map counts as gone
@@ -99,16 +101,23 @@ class MapLife:
         self._worker = worker
         running = asyncio.create_task(worker.run())
         leaving = asyncio.create_task(self._until_left(worker.map))
+        replaced = False
         try:
             await asyncio.wait({running, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if running.done() and not isinstance(running.exception(), MapClosedError):
-                running.result()
+            ended = running.exception() if running.done() else None
+            replaced = isinstance(ended, LogReplacedError)
+            if ended is not None and not isinstance(ended, MapClosedError | LogReplacedError):
+                raise ended
             leaving.result() if leaving.done() else None
         finally:
             for task in (running, leaving):
                 task.cancel()
             await asyncio.gather(running, leaving, return_exceptions=True)
-        await worker.leave()
+        if replaced:
+            self._services.report.warn(f"{ended}: the map joins anew", map=self.config.name)
+            await worker.abandon()
+        else:
+            await worker.leave()
         self._worker = None
 
     async def _until_left(self, kernel_map: KernelMap) -> None:
@@ -147,6 +156,15 @@ class MapLife:
         """Last step, after ``run`` has ended and the writer thread has stopped."""
         if self._worker is not None:
             await self._worker.close()
+
+    async def snapshot(self) -> dict[str, object]:
+        """Take a snapshot now; raises why not."""
+        if self._worker is None:
+            raise SnapshotRefusedError(
+                f"map {self.config.name}: no snapshot, the map is not there",
+                hint="load the program that makes it",
+            )
+        return await self._worker.snapshot()
 
     def save_position(self) -> None:
         if self._worker is not None:

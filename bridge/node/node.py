@@ -17,9 +17,12 @@ from bridge.apply.inbox import Inbox
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.nats_snapshots import NatsSnapshotStore
 from bridge.bus.schemas import SchemaStore
+from bridge.bus.snapshots import Snapshots
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
+from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
 from bridge.node.fleet import Fleet
@@ -27,6 +30,7 @@ from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
+from bridge.node.requests import RequestFailedError, Requests
 from bridge.node.worker import Services
 
 T = TypeVar("T")
@@ -71,6 +75,7 @@ class Node:
         self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._requests = Requests(state.path, self._handle)
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -101,7 +106,11 @@ class Node:
             report=self._report,
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
+            snapshots=self._snapshots(self._bus),
+            triggers=Triggers(self._config.snapshots.seconds, self._config.snapshots.bytes),
         )
+        self._requests.clear()
+        stack.push_async_callback(self._requests.close)
         self._fleet = Fleet(self._config.maps, services)
         return applier
 
@@ -129,6 +138,11 @@ class Node:
         broker = self._config.broker
         storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
         return LogSettings(storage=storage, replicas=broker.replicas)
+
+    def _snapshots(self, bus: NatsBus) -> Snapshots:
+        node = self._config.node
+        store = NatsSnapshotStore(bus, node.cluster, self._log_settings(), node.name)
+        return Snapshots(store, node.cluster)
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         assert self._fleet is not None
@@ -178,6 +192,7 @@ class Node:
         while True:
             self._write_status()
             self._save_positions()
+            self._look_for_requests()
             for life in self._fleet.lives:
                 life.report_losses()
             self._capturing.check()
@@ -198,6 +213,20 @@ class Node:
             self._positions.save()
         except OSError as error:
             self._report.warn_once(f"positions cannot be saved: {error}")
+
+    def _look_for_requests(self) -> None:
+        try:
+            self._requests.look()
+        except OSError as error:
+            self._report.warn_once(f"requests cannot be read: {error}")
+
+    async def _handle(self, action: str, name: str) -> dict[str, object]:
+        """Do what another command asks for; its answer."""
+        lives = [] if self._fleet is None else self._fleet.lives
+        life = next((one for one in lives if one.config.name == name), None)
+        if life is None or action != "snapshot":
+            raise RequestFailedError(f"request: {action} of map {name} is not known")
+        return await life.snapshot()
 
     def _write_status(self) -> None:
         """A full disk must not end replication."""

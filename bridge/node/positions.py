@@ -46,6 +46,11 @@ class Positions:
             return None
         return saved.sequence
 
+    def knows(self, name: str, map_id: int) -> bool:
+        """Whether this very map was bridged before, whatever became of the log since."""
+        saved = self._known.get(name)
+        return saved is not None and (saved.map_id, saved.boot) == (map_id, self._boot)
+
     def note(self, name: str, map_id: int, log: str, sequence: int) -> None:
         saved = Saved(sequence, map_id, self._boot, log)
         if name not in self._known and len(self._known) >= POSITIONS_MAX:

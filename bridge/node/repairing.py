@@ -31,6 +31,11 @@ class RepairPlan:
     _pause: float = PAUSE_SECONDS_MIN
     _ended_at: float = 0.0
 
+    @property
+    def open(self) -> bool:
+        """Whether something was lost that no repair has begun to mend."""
+        return self._lost_since is not None
+
     def look(self, now: float, lost: int, repairs: Repairs) -> bool:
         """Whether to begin a repair now. ``lost``: of the map so far."""
         if lost > self._lost:

@@ -12,28 +12,32 @@ import time
 from dataclasses import asdict, dataclass
 
 from bridge.apply.applier import Applier, ApplyTarget
-from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.inbox import Inbox
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
-from bridge.bus.protocol import Broken, Bus, Gap, Received, Subscription
-from bridge.bus.publish_loop import PublishLoop
+from bridge.bus.protocol import Bus, LogReplacedError
+from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.schemas import SchemaStore
+from bridge.bus.snapshots import Snapshots
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
+from bridge.core.snapshots import Facts, Triggers
 from bridge.errors import BridgeError
 from bridge.kernel.errors import UnsupportedError
 from bridge.kernel.maps import KernelMap, MapType
 from bridge.kernel.maptypes import LRU_TYPES
 from bridge.kernel.support import Support, judge
-from bridge.model import Origin, Position, new_incarnation
+from bridge.model import Origin, new_incarnation
 from bridge.node.capturing import Capturing
+from bridge.node.following import Follower, StreamCounters
 from bridge.node.lane import Lane
 from bridge.node.layouts import announce, own_layout
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
+from bridge.node.snapshots import SnapshotRefusedError, SnapshotTaker
 from bridge.node.synced import Sync, SyncGate
 
 CAUGHT_UP_POLL_SECONDS = 0.02
@@ -50,15 +54,6 @@ class MapState(enum.StrEnum):
     STOPPED = "stopped"
 
 
-@dataclass(slots=True)
-class StreamCounters:
-    """What was read of the stream for one map."""
-
-    received: int = 0
-    broken: int = 0
-    gaps: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Services:
     """The parts of a node that all maps share."""
@@ -73,6 +68,8 @@ class Services:
     outbox_bytes: int
     positions: Positions
     schemas: SchemaStore
+    snapshots: Snapshots
+    triggers: Triggers
 
 
 @dataclass(slots=True)
@@ -84,9 +81,8 @@ class _Parts:
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     publishing: asyncio.Task[None] | None = None
-    subscription: Subscription | None = None
-    handed: int = 0  # stream sequence of the last message on its way to the writer thread
-    log: str = ""  # id of the log that is read
+    follower: Follower | None = None
+    taker: SnapshotTaker | None = None
 
 
 class MapWorker:
@@ -99,7 +95,6 @@ class MapWorker:
         self.config = config
         self.services = services
         self.state = MapState.JOINING
-        self.stream = StreamCounters()
         self._parts = self._assemble(kernel_map)
         self._losses_told = 0
         self._plan = RepairPlan()
@@ -123,7 +118,14 @@ class MapWorker:
                 self.state = MapState.RUNNING
         except* BridgeError as group:
             self.state = MapState.FAILED
-            raise group.exceptions[0] from None
+            replaced = group.subgroup(LogReplacedError)  # then everything else has no meaning
+            raise (replaced or group).exceptions[0] from None
+
+    async def abandon(self) -> None:
+        """The log was made anew: what was to be published is compared with it at the next join."""
+        await self.stop_capturing()
+        await asyncio.to_thread(self.services.applier.remove, self.config.name)
+        await self.close()
 
     async def leave(self) -> None:
         """The map has gone, or another one took its place; ``run`` has been cancelled.
@@ -140,8 +142,8 @@ class MapWorker:
         await self.drain(None)
         if self._parts.publishing is not None:
             await self._parts.publishing  # raises what ended it
-        if self._parts.subscription is not None:
-            await self._parts.subscription.close()
+        if self._parts.follower is not None:
+            await self._parts.follower.close()
         await asyncio.to_thread(self.services.applier.remove, self.config.name)
         await self.close()
 
@@ -174,8 +176,8 @@ class MapWorker:
         if parts.publishing is not None:
             parts.publishing.cancel()
             await asyncio.gather(parts.publishing, return_exceptions=True)
-        if parts.subscription is not None:
-            await parts.subscription.close()
+        if parts.follower is not None:
+            await parts.follower.close()
         await asyncio.to_thread(self._close_map)
 
     def _close_map(self) -> None:
@@ -220,29 +222,61 @@ class MapWorker:
         parts.target = ApplyTarget(
             self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
         )
-        await self._recall(parts, parts.target)
-        self.services.applier.add(parts.target)
-        parts.subscription = self.services.bus.subscribe(
-            self.services.cluster, [self.config.name], Position(0), log_id=parts.log
+        services, publishes = self.services, self.config.role.publishes
+        follower = Follower(
+            name=self.config.name,
+            cluster=services.cluster,
+            publishes=publishes,
+            bus=services.bus,
+            snapshots=services.snapshots,
+            inbox=services.inbox,
+            report=services.report,
+            positions=services.positions,
+            map=parts.map,
+            target=parts.target,
+            identity=parts.lane.identity,
         )
-        tasks.create_task(self._consume(parts, parts.subscription))
+        await follower.prepare()
+        services.applier.add(parts.target)
+        parts.follower = follower
+        tasks.create_task(follower.run())
+        parts.taker = SnapshotTaker(
+            name=self.config.name,
+            cluster=services.cluster,
+            node=services.node,
+            publishes=publishes,
+            bus=services.bus,
+            snapshots=services.snapshots,
+            map=parts.map,
+            follower=follower,
+            scans=services.capturing,
+            triggers=services.triggers,
+            facts=self._facts,
+            report=services.report,
+        )
+        tasks.create_task(parts.taker.run())
 
-    async def _recall(self, parts: _Parts, target: ApplyTarget) -> None:
-        """Find out whether this very map was bridged before, and how far it had come.
-
-        A map that only applies is loaded as a whole each time: nothing in it is its own.
-        """
-        log = await self.services.bus.log_state(self.services.cluster)
-        parts.log = log.id
-        saved = self.services.positions.of(self.config.name, parts.map.info.id, log.id)
-        if saved is None or saved > log.last or not self.config.role.publishes:
-            return
-        parts.lane.replica.rejoin(saved)
-        target.rejoining = True
-        self.services.report.say(
-            "the map lived on: it takes what others changed, and publishes what changed here",
-            map=self.config.name,
-            position=saved,
+    def _facts(self) -> Facts:
+        """How the map stands, for a snapshot of it."""
+        parts, capturing, name = self._parts, self.services.capturing, self.config.name
+        assert parts.follower is not None
+        assert parts.target is not None
+        publishes = self.config.role.publishes
+        losses, lane = capturing.losses(name).total, parts.lane
+        counters = parts.target.counters
+        return Facts(
+            settled=self.state == MapState.RUNNING
+            and parts.follower.following
+            and (not publishes or capturing.scanned(name)),
+            losses=losses,
+            repairing=losses > self._losses_told
+            or self._plan.open
+            or capturing.repairs(name).going_on,
+            replaced=0,
+            unwritten=counters.unwritten + counters.forgotten,
+            watermark=lane.watermark,
+            captured=lane.replica.captured,
+            stored=parts.loop.stored if parts.loop is not None else 0,
         )
 
     def save_position(self) -> None:
@@ -250,10 +284,12 @@ class MapWorker:
         parts = self._parts
         if parts.target is None or parts.target.rejoining:
             return
-        counters = parts.target.counters
-        if self.state != MapState.JOINING and not counters.unwritten and counters.sequence:
+        follower, counters = parts.follower, parts.target.counters
+        if follower is None or not follower.following or counters.unwritten:
+            return
+        if self.state != MapState.JOINING and (position := follower.position()):
             self.services.positions.note(
-                self.config.name, parts.map.info.id, parts.log, counters.sequence
+                self.config.name, parts.map.info.id, follower.log, position
             )
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
@@ -273,7 +309,10 @@ class MapWorker:
             publisher,
             lambda: services.bus.state.max_payload,
             layout=layout,
+            on_ack=_ignored if parts.follower is None else parts.follower.acked,
         )
+        if parts.follower is not None:
+            parts.follower.publishing = parts.loop
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add,
@@ -284,38 +323,30 @@ class MapWorker:
             rejoins=parts.target is not None and parts.target.rejoining,
         )
 
-    async def _consume(self, parts: _Parts, subscription: Subscription) -> None:
-        async for item in subscription:
-            match item:
-                case Received():
-                    self.stream.received += 1
-                    parts.handed = item.sequence
-                    await self.services.inbox.put(Arrival(item.sequence, item.delta))
-                case Broken():
-                    self.stream.broken += 1
-                    self.services.report.warn_once(
-                        "message skipped", subject=item.subject, reason=item.reason
-                    )
-                case Gap():
-                    self.stream.gaps += 1
-                    self.services.report.warn(
-                        "messages expired before they were read",
-                        map=self.config.name,
-                        first=item.first_missing,
-                        last=item.last_missing,
-                    )
-
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
         parts = self._parts
-        if self.state == MapState.RUNNING or parts.subscription is None or parts.target is None:
+        if self.state == MapState.RUNNING or not self.config.role.applies:
             return True
-        if not _is_level(parts):
-            return False
-        if parts.target.rejoining and not parts.target.caught_up:
-            parts.target.caught_up = True
-            self.services.inbox.wake()
-        return not parts.target.rejoining
+        return parts.follower is not None and parts.follower.caught_up()
+
+    async def snapshot(self) -> dict[str, object]:
+        """Take a snapshot now; raises why not."""
+        taker = self._parts.taker
+        if taker is None:
+            raise SnapshotRefusedError(
+                f"map {self.config.name}: no snapshot, the map "
+                + ("is not open yet" if self.config.role.applies else "is only published here"),
+                hint="ask a node that applies the map",
+            )
+        manifest = await taker.take_now()
+        return {
+            "map": self.config.name,
+            "entries": manifest.rows,
+            "position": manifest.position,
+            "parts": len(manifest.parts),
+            "seconds": round(taker.counters.seconds, 3),
+        }
 
     def report_losses(self) -> None:
         """Warn when changes were lost since the last call, and have that mended.
@@ -346,13 +377,13 @@ class MapWorker:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
-        if parts.target is None:
+        if parts.target is None or parts.follower is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
         return self._gate.look(
             now,
-            ready=ready,
-            level=_is_level(parts),
+            ready=ready and parts.follower.caught_up(),
+            level=parts.follower.level(),
             sequence=counters.sequence,
             lag_seconds=counters.lag_seconds,
         )
@@ -365,7 +396,7 @@ class MapWorker:
             "synced": sync.synced,
             "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
             "id": parts.map.info.id,
-            "stream": asdict(self.stream),
+            "stream": asdict(StreamCounters()),
             "capture": asdict(parts.lane.counters)
             | {
                 "losses": asdict(self.services.capturing.losses(self.config.name)),
@@ -375,6 +406,10 @@ class MapWorker:
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
+        if parts.follower is not None and parts.taker is not None:
+            answer["stream"] = asdict(parts.follower.counters)
+            answer["joined"] = asdict(parts.follower.joined)
+            answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:
             answer["apply"] = asdict(parts.target.counters) | {
                 "p50_seconds": parts.target.delays.percentile(0.50),
@@ -383,10 +418,5 @@ class MapWorker:
         return answer
 
 
-def _is_level(parts: _Parts) -> bool:
-    """Whether nothing of the stream waits to be read or written."""
-    if parts.subscription is None or parts.target is None:
-        return True
-    # In this order: a message that is just being handed over has left ``pending`` already.
-    nothing_pending = parts.subscription.pending == 0
-    return nothing_pending and parts.target.counters.sequence >= parts.handed
+def _ignored(acked: Acked) -> None:
+    del acked

@@ -145,6 +145,40 @@ def feed_filter(cluster: str) -> str:
     return f"{ROOT}.{check_token('cluster', cluster)}.feed.*.*"
 
 
+def snapshot_stream_name(cluster: str) -> str:
+    """The stream of a cluster's snapshots: of each subject it keeps the newest message."""
+    return f"MAPBRIDGE-SNAPSHOTS_{check_token('cluster', cluster)}"
+
+
+def snapshots_filter(cluster: str) -> str:
+    """The pattern of everything in the stream of snapshots."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.snap.>"
+
+
+def chunk_subject(cluster: str, map_name: str, slot: int, chunk: int) -> str:
+    """The subject of one part of a snapshot."""
+    return f"{_snapshot_slot(cluster, map_name, slot)}.{chunk}"
+
+
+def chunks_filter(cluster: str, map_name: str, slot: int) -> str:
+    """The pattern of all parts in a slot, its manifest too."""
+    return f"{_snapshot_slot(cluster, map_name, slot)}.*"
+
+
+def manifest_subject(cluster: str, map_name: str, slot: int) -> str:
+    """The subject that makes the parts in a slot a snapshot."""
+    return f"{_snapshot_slot(cluster, map_name, slot)}.manifest"
+
+
+def lease_subject(cluster: str, map_name: str) -> str:
+    """The subject by which one node at a time takes a map's snapshots."""
+    return f"{ROOT}.{check_token('cluster', cluster)}.snap.{escape(map_name)}.lease"
+
+
+def _snapshot_slot(cluster: str, map_name: str, slot: int) -> str:
+    return f"{ROOT}.{check_token('cluster', cluster)}.snap.{escape(map_name)}.{slot}"
+
+
 def message_id(delta: Delta) -> str:
     """The id by which the log tells a message sent twice.
 

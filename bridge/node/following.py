@@ -1,0 +1,344 @@
+"""Reading the stream for one map: joins it, loads snapshots, follows it, mends holes.
+
+Belongs to the event loop's thread, but for ``caught_up`` and ``level``, which others may ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bridge.apply.applier import ApplyTarget
+from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.loading import Load
+from bridge.bus.protocol import Broken, Bus, Gap, LogState, Received, Subscription
+from bridge.bus.publish_loop import Acked, PublishLoop
+from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
+from bridge.core.digest import rows_digest
+from bridge.core.identity import Identity
+from bridge.core.joining import Plan, Way, plan_gap, plan_start, rejoins
+from bridge.core.snapshots import Log, usable
+from bridge.kernel.maps import KernelMap
+from bridge.model import U8, Delta, DeltaBatch, Manifest, Position
+from bridge.node.positions import Positions
+from bridge.node.report import Report
+
+WINDOW_PARTS = 6  # of a snapshot between the reader and the writer thread
+RETRY_SECONDS = 0.5
+AWAIT_SECONDS_MAX = 60.0  # for a snapshot that somebody else has to take
+POLL_SECONDS = 0.02
+ACKS_MAX = 65_536
+
+
+@dataclass(slots=True)
+class StreamCounters:
+    """What was read of the stream for one map; the numbers only grow."""
+
+    received: int = 0
+    broken: int = 0
+    gaps: int = 0  # holes met: messages that the log had forgotten before they were read
+    unmended: int = 0  # of these, and of holes at the start: no snapshot covered them
+    loads: int = 0  # snapshots loaded
+    load_failures: int = 0
+
+
+@dataclass(slots=True)
+class Joined:
+    """How the last joining went."""
+
+    way: str = ""
+    position: int = 0  # of the snapshot, 0: none
+    entries: int = 0
+    tail_changes: int = 0  # of others, read behind the snapshot by then
+    began: float = 0.0
+    load_seconds: float = 0.0  # until the snapshot was written
+    seconds: float = 0.0  # until all of it was written and the stream read to what was its end
+
+
+@dataclass(slots=True)
+class Follower:
+    """``prepare``, then ``run`` as a task; it ends when cancelled, or when going on is in vain."""
+
+    name: str
+    cluster: str
+    publishes: bool
+    bus: Bus
+    snapshots: Snapshots
+    inbox: Inbox
+    report: Report
+    positions: Positions
+    map: KernelMap
+    target: ApplyTarget
+    identity: Identity = field(default_factory=Identity)
+    publishing: PublishLoop | None = None
+    counters: StreamCounters = field(default_factory=StreamCounters)
+    joined: Joined = field(default_factory=Joined)
+    log: str = ""
+    following: bool = False  # all of what was the log's end has been written
+    _subscription: Subscription | None = None
+    _bytes_before: int = 0
+    _changes_before: int = 0
+    _handed: int = 0
+    _head: int = 0
+    _saved: int | None = None
+    _known: bool = False
+    _acks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=ACKS_MAX))
+    _step: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def prepare(self) -> None:
+        """Find out whether this very map was bridged before, and how far it had come."""
+        state = await self.bus.log_state(self.cluster)
+        self.log, self._head = state.id, state.last
+        saved = self.positions.of(self.name, self.map.info.id, state.id)
+        self._known = self.positions.knows(self.name, self.map.info.id)
+        self._saved = saved if saved is None or saved <= state.last else None
+        if rejoins(self._saved, log_of(state), publishes=self.publishes):
+            assert self._saved is not None
+            self.target.replica.rejoin(self._saved)
+            self.target.rejoining = True
+            self.report.say(
+                "the map lived on: it takes what others changed, and publishes what changed here",
+                map=self.name,
+                position=self._saved,
+            )
+
+    async def run(self) -> None:
+        after = await self._join(self._plan_start)
+        while True:
+            gap = await self._follow(after)
+            if gap is None:
+                return
+            self.following = False
+            self.report.warn(
+                "messages expired before they were read: a snapshot is loaded",
+                map=self.name,
+                first=gap.first_missing,
+                last=gap.last_missing,
+            )
+            after = await self._join(lambda gap=gap: self._plan_gap(gap))  # type: ignore[misc]
+
+    def acked(self, acked: Acked) -> None:
+        """An own message was stored."""
+        observed = self.target.counters.sequence
+        while self._acks and self._acks[0][1] <= observed:
+            self._acks.popleft()
+        self._acks.append((acked.last_sequence, acked.sequence))
+
+    def level(self) -> bool:
+        """Whether nothing of the stream waits to be read or written."""
+        subscription = self._subscription
+        if subscription is None:
+            return False
+        # In this order: a message that is just being handed over has left ``pending`` already.
+        nothing_pending = subscription.pending == 0
+        return nothing_pending and self.target.counters.sequence >= self._handed
+
+    def caught_up(self) -> bool:
+        """Whether what was the log's end when this map joined has been written."""
+        if self.following:
+            return True
+        subscription, target = self._subscription, self.target
+        if subscription is None:
+            return False
+        if target.counters.sequence < self._head and not self.level():
+            return False
+        if target.rejoining:
+            if not target.caught_up:
+                target.caught_up = True
+                self.inbox.wake()
+            return False
+        self.joined.tail_changes = target.counters.changes - self._changes_before
+        self.joined.seconds = time.monotonic() - self.joined.began
+        self.following = True
+        return True
+
+    def position(self) -> int:
+        """Everything of this map up to here in the log has been written to it."""
+        subscription = self._subscription
+        read = subscription.read_up_to if subscription is not None else 0
+        written = self.target.counters.sequence
+        return max(read, written) if self.level() else written
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of this map's messages so far."""
+        now = 0 if self._subscription is None else self._subscription.counters.bytes
+        return self._bytes_before + now
+
+    async def close(self) -> None:
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            await subscription.close()
+
+    async def _join(self, plan_now: Callable[[], Awaitable[Plan]]) -> int:
+        """Load what has to be loaded; where reading goes on."""
+        self.joined = Joined(began=time.monotonic())
+        self._changes_before = self.target.counters.changes
+        while True:
+            plan = await plan_now()
+            self.joined.way = str(plan.way.value)
+            try:
+                if plan.snapshot is not None:
+                    await self._load(plan, plan.snapshot)
+            except (SnapshotBrokenError, SnapshotStoreError) as error:
+                self.counters.load_failures += 1
+                self.report.warn_once(f"a snapshot could not be loaded: {error}", map=self.name)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self._handed = plan.after
+            return plan.after
+
+    async def _plan_start(self) -> Plan:
+        def plan(log: Log, snapshot: Manifest | None) -> Plan:
+            return plan_start(
+                self._saved, log, snapshot, publishes=self.publishes, known=self._known
+            )
+
+        return await self._plan(plan, 0)
+
+    async def _plan_gap(self, gap: Gap) -> Plan:
+        def plan(log: Log, snapshot: Manifest | None) -> Plan:
+            return plan_gap(log, snapshot, gap.last_missing)
+
+        return await self._plan(plan, gap.last_missing)
+
+    async def _plan(self, make: Callable[[Log, Manifest | None], Plan], behind: int) -> Plan:
+        """The plan; waits, within bounds, for a snapshot without which something is missing."""
+        deadline = time.monotonic() + AWAIT_SECONDS_MAX
+        waiting = False
+        while True:
+            state = await self.bus.log_state(self.cluster)
+            self._head = state.last
+            plan = make(log_of(state), await self._usable(state, behind))
+            if plan.way is not Way.AWAIT:
+                return plan
+            if time.monotonic() >= deadline:
+                self.counters.unmended += 1
+                self.report.warn(
+                    "the log has forgotten what no snapshot holds: going on with what is left",
+                    map=self.name,
+                    first=plan.after + 1,
+                )
+                return plan
+            if not waiting:
+                self.report.say("waiting for a snapshot: the log begins too late", map=self.name)
+            waiting = True
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _usable(self, state: LogState, behind: int) -> Manifest | None:
+        info = self.map.info
+        try:
+            found = await self.snapshots.manifests(self.name)
+        except SnapshotStoreError as error:
+            self.report.warn_once(f"snapshots cannot be read: {error}", map=self.name)
+            return None
+        fitting = [
+            m for m in found if (m.key_size, m.value_size) == (info.key_size, info.value_size)
+        ]
+        chosen = usable(fitting, log_of(state), behind=behind)
+        if chosen is None or chosen.anchor is None:
+            return chosen
+        stored = await self.bus.stored_at(self.cluster, chosen.anchor.sequence)
+        if stored is not None and stored != chosen.anchor.stored_at_ns:
+            self.report.warn_once("a snapshot is of a log that was made anew", map=self.name)
+            return None
+        return chosen
+
+    async def _load(self, plan: Plan, manifest: Manifest) -> None:
+        await self._resolve()
+        loop = asyncio.get_running_loop()
+        load = Load(
+            position=plan.after,
+            stored=max((own for own, at in self._acks if at <= manifest.position), default=0),
+            value_size=manifest.value_size,
+            keys_now=self._keys_now if self._sweeps_out(plan) else None,
+            wake=lambda: _wake(loop, self._step),
+        )
+        sent, first, digest = 0, 1, 0
+        async for batch in self.snapshots.parts(manifest):
+            digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
+            await self._hand(plan.after, Delta(manifest.origin, first, batch), load)
+            sent, first = sent + 1, first + len(batch)
+            await self._until(lambda: load.parts > sent - WINDOW_PARTS)  # noqa: B023
+        if digest != manifest.digest:
+            raise SnapshotBrokenError(f"snapshot of map {self.name}: its digest is another one")
+        end = DeltaBatch.empty(manifest.key_size, manifest.value_size)
+        await self._hand(plan.after, Delta(manifest.origin, first, end), load)
+        await self._until(lambda: load.finished)
+        self.counters.loads += 1
+        self.joined.load_seconds = time.monotonic() - self.joined.began
+        self.joined.position, self.joined.entries = manifest.position, manifest.rows
+
+    async def _resolve(self) -> None:
+        """Wait until the fate of every own message that was sent is known."""
+        publishing = self.publishing
+        if publishing is None:
+            return
+        upto = publishing.sent
+        while publishing.stored < upto:  # noqa: ASYNC110 - the publishing task moves it
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._step.clear()
+            if condition():
+                return
+            await self._step.wait()
+
+    async def _hand(self, sequence: int, delta: Delta, load: Load | None = None) -> None:
+        await self.inbox.put(Arrival(sequence, delta, load))
+
+    def _sweeps_out(self, plan: Plan) -> bool:
+        """Whether keys that the snapshot lacks leave the map: not what another node evicted."""
+        return plan.sweep_out and self.identity.missing_means_deleted
+
+    def _keys_now(self) -> U8:
+        parts = [self.identity.keys(keys) for keys, _ in self.map.scan()]
+        return np.concatenate(parts) if parts else np.zeros((0, self.map.info.key_size), np.uint8)
+
+    async def _follow(self, after: int) -> Gap | None:
+        """Hand on what comes; the hole that was met, ``None`` at the end."""
+        subscription = self.bus.subscribe(
+            self.cluster, [self.name], Position(after), log_id=self.log
+        )
+        self._subscription = subscription
+        async for item in subscription:
+            match item:
+                case Received():
+                    self.counters.received += 1
+                    self._handed = item.sequence
+                    await self._hand(item.sequence, item.delta)
+                case Broken():
+                    self.counters.broken += 1
+                    self.report.warn_once(
+                        "message skipped", subject=item.subject, reason=item.reason
+                    )
+                case Gap():
+                    self.counters.gaps += 1
+                    self._bytes_before = self.bytes_read
+                    self._subscription = None
+                    await subscription.close()
+                    return item
+        return None
+
+
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop has ended, and the waiter with it
+        loop.call_soon_threadsafe(event.set)
+
+
+def log_of(state: LogState) -> Log:
+    return Log(
+        state.id,
+        max(state.first, 1),
+        state.last,
+        state.bytes,
+        state.bytes_max,
+        state.age_seconds_max,
+    )
