@@ -116,10 +116,12 @@ class MapWorker:
                 while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
-        except* BridgeError as group:
+        except BaseExceptionGroup as group:
             self.state = MapState.FAILED
-            replaced = group.subgroup(LogReplacedError)  # then everything else has no meaning
-            raise (replaced or group).exceptions[0] from None
+            for kind in (LogReplacedError, BridgeError):  # the former takes all others' meaning
+                if (found := group.subgroup(kind)) is not None:
+                    raise _one_of(found) from None
+            raise
 
     async def abandon(self) -> None:
         """The log was made anew: what was to be published is compared with it at the next join."""
@@ -416,6 +418,13 @@ class MapWorker:
                 "p99_seconds": parts.target.delays.percentile(0.99),
             }
         return answer
+
+
+def _one_of(group: BaseException) -> BaseException:
+    """An exception out of a group, which may hold groups."""
+    while isinstance(group, BaseExceptionGroup):
+        group = group.exceptions[0]
+    return group
 
 
 def _ignored(acked: Acked) -> None:

@@ -239,6 +239,8 @@ def judge_evictions(place: Place, found: list[Change], live: int, blind: str | N
     evictions = sum(op == Op.EVICT for op, _, _ in found)
     count = place.step.count
     gone = count - live
+    # Values of all CPUs are read when a record arrives; of a key that has gone there is none.
+    count = live if place.kind.is_per_cpu else count
     wanted = (count, gone)
     if place.mode is Mode.SWEEP:
         wanted = (live, 0)  # what it came to in the end
