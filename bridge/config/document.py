@@ -24,10 +24,17 @@ from bridge.config.settings import (
     Storage,
     is_stream_name,
 )
-from bridge.config.units import format_duration, format_size, parse_duration, parse_size
+from bridge.config.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_range,
+    parse_size,
+)
 from bridge.model import WILDCARDS, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
+IGNORE_MAX = 64
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
@@ -219,6 +226,17 @@ class SelectorTable(Table):
     id: MapId | None = None
 
 
+def _ignored(value: object) -> tuple[str, ...]:
+    """Byte ranges and field names; which of them the map has is known when it is open."""
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise ValueError("must be a list of byte ranges such as '16:24' and of field names")
+    if len(value) > IGNORE_MAX:
+        raise ValueError(f"must have at most {IGNORE_MAX} parts")
+    for one in value:
+        parse_range(one)
+    return tuple(value)
+
+
 def _emit(value: object) -> object:
     return {"pin": value} if isinstance(value, str) else value
 
@@ -232,6 +250,7 @@ class MapTable(SelectorTable):
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
+    ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
 
 
 class Document(Table):
