@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -47,7 +46,7 @@ class Comparison(Protocol):
     def settled(self, now: int) -> None: ...
     def reread(self, keys_max: int) -> U8 | None: ...
     def begin_scan(self, now: int) -> None: ...
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> list[ScanSlice]: ...
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]: ...
     def compare(self, piece: ScanSlice) -> Differences: ...
     def end_scan(self) -> None: ...
 
@@ -117,8 +116,7 @@ class _Whole:
     chunks: Iterator[tuple[U8, U8]]
     read: list[tuple[U8, U8]] = field(default_factory=list)
     ended: int = 0  # when the last chunk had been read
-    cut: bool = False  # into slices, once
-    slices: deque[ScanSlice] = field(default_factory=deque)
+    slices: Iterator[ScanSlice] | None = None
     deferred: int = 0
 
 
@@ -172,7 +170,7 @@ class ScannedSource:
 
     @property
     def interval(self) -> float:
-        if self._rereading or (self._whole is not None and self._whole.slices):
+        if self._rereading or (self._whole is not None and self._whole.slices is not None):
             return SLICE_POLL_SECONDS
         if not self._started or self._whole is not None:
             return SCAN_POLL_SECONDS
@@ -196,9 +194,10 @@ class ScannedSource:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        if self._whole is not None and self._whole.slices and not self._rings_turn:
+        whole = self._whole
+        if whole is not None and whole.slices is not None and not self._rings_turn:
             self._rings_turn = True
-            return self._compare(self._whole)
+            return self._compare(whole, whole.slices)
         self._rings_turn = False
         asked = _ktime_ns()
         batches = self._inner.drain()
@@ -259,10 +258,9 @@ class ScannedSource:
                 whole.read.append(chunk)
             else:
                 whole.ended = _ktime_ns()
-        elif not whole.cut and self._level >= whole.ended:
+        elif whole.slices is None and self._level >= whole.ended:
             # Changes that the scan has seen came out of the ring, and are left out.
-            whole.slices.extend(self._comparison.cut(whole.read, self._map.info.value_size))
-            whole.cut, whole.read = True, []
+            whole.slices = self._comparison.cut(whole.read, self._map.info.value_size)
         return []
 
     def _next_chunk(self) -> list[DeltaBatch]:
@@ -279,20 +277,22 @@ class ScannedSource:
             DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
         ]
 
-    def _compare(self, whole: _Whole) -> list[DeltaBatch]:
+    def _compare(self, whole: _Whole, slices: Iterator[ScanSlice]) -> list[DeltaBatch]:
         """Compare a slice before the next records are drained.
 
         Those drained so far have all been captured, and keys that they changed since the scan began
         are left out. A record that was drained and not captured yet would be taken for older
         than what the scan had read before it happened.
         """
-        found = self._comparison.compare(whole.slices.popleft())
+        piece = next(slices, None)
+        if piece is None:
+            self._finish(whole)
+            return []
+        found = self._comparison.compare(piece)
         whole.deferred += found.deferred
         batches = _as_batches(found, self._map.info, whole.began, whole.ended, whole.cause)
         if whole.cause is Cause.CHANGE:
             self.found += sum(len(batch) for batch in batches)
-        if not whole.slices:
-            self._finish(whole)
         return batches
 
     def _finish(self, whole: _Whole) -> None:

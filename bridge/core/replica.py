@@ -19,7 +19,7 @@ a batch passes without any work per key.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -170,7 +170,7 @@ class Replica:
         doubtful, self._scan_doubts, self._scan_began = self._scan_doubts, None, None
         return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
 
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> list[ScanSlice]:
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
         """The whole of the open scan in slices for ``compare_slice``. Needs no lock."""
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.cut(chunks, value_size)

@@ -7,7 +7,7 @@ capture thread holds it for as long as it takes to note a batch, the writer thre
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge.bus.outbox import Outbox
@@ -95,7 +95,7 @@ class Lane:
         with self.lock:
             self.replica.begin_scan(now)
 
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> list[ScanSlice]:
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
         return self.replica.cut(chunks, value_size)
 
     def compare(self, piece: ScanSlice) -> Differences:

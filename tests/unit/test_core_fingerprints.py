@@ -71,7 +71,7 @@ def test_slices_find_what_dictionaries_find(seed: int) -> None:
         held = {k: v for k, v in fold.items() if rng.random() > 0.1}
         held |= {int(k): 9 + int(k) % 5 for k in rng.integers(0, 2 * KEYS, 31)}
         table.begin()
-        pieces = table.cut(chunks_of(held), 2)
+        pieces = list(table.cut(chunks_of(held), 2))
         found, late = [], set[int]()
         for piece in pieces:
             found.append(table.compare(piece, doubtful=None))
