@@ -1,25 +1,32 @@
-"""Reading a map's contents: behind the probes at the start and after losses, or again and again.
+"""Reading a map's contents: behind the probes at the start, after losses and at an interval, or
+without any probes again and again.
 
 Order matters more than speed here. An operation is recorded after it has happened, so whatever a
-scan saw of an operation is confirmed or overtaken by that operation's own record, provided that a
-chunk of the scan is handed on *before* the records that are drained after it.
+scan saw of an operation is confirmed or overtaken by that operation's own record, provided that
+what the scan found is handed on *before* the records that are drained after it.
+
+No step takes long, however large the map: a chunk is read or a slice compared, then the ring is
+drained. What changed since the scan began is left out of the comparison.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
 
 from bridge.capture.source import ChangeSource, Losses
-from bridge.core.fingerprints import Differences
+from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.errors import BridgeError
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
+SLICE_POLL_SECONDS = 0.001  # while slices wait to be compared, or keys to be read again
+REREAD_KEYS_MAX = 256  # at one drain
 REPAIR_POLL_SECONDS = 0.25  # until a repair that was asked for begins
 
 
@@ -32,14 +39,19 @@ class Scannable(Protocol):
     @property
     def info(self) -> MapInfo: ...
     def scan(self) -> Iterator[tuple[U8, U8]]: ...
+    def lookup(self, key: bytes) -> bytes | None: ...
 
 
 class Comparison(Protocol):
     """The map's replica under its lock."""
 
     def drained(self, now: int) -> None: ...
+    def settled(self, now: int) -> None: ...
+    def reread(self, keys_max: int) -> U8 | None: ...
     def begin_scan(self, now: int) -> None: ...
-    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences: ...
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]: ...
+    def compare(self, piece: ScanSlice) -> Differences: ...
+    def end_scan(self) -> None: ...
 
 
 class SweepSource:
@@ -64,6 +76,7 @@ class SweepSource:
         self.sweeps = 0
         self.sweep_seconds = 0.0  # duration of the last one
         self.deferred = 0
+        self.found = 0
         self._share: Share | None = None
 
     def share(self, take: Share) -> None:
@@ -78,20 +91,25 @@ class SweepSource:
         self._comparison.drained(_ktime_ns())
         if not self._ready():
             return []
-        info = self._map.info
+        info, comparison = self._map.info, self._comparison
         share, self._share = self._share, None
         began = _ktime_ns()
-        self._comparison.begin_scan(began)
-        chunks = list(self._map.scan())
-        ended = _ktime_ns()
-        found = compare_whole(chunks, info, self._comparison)
+        comparison.begin_scan(began)
+        try:
+            chunks = list(self._map.scan())
+            ended = _ktime_ns()
+            found = [comparison.compare(one) for one in comparison.cut(chunks, info.value_size)]
+        finally:
+            comparison.end_scan()
         if share is not None:
             share(chunks)
         cause = Cause.CHANGE if self.sweeps else Cause.SCAN
         self.sweeps += 1
         self.sweep_seconds = (_ktime_ns() - began) / 1e9
-        self.deferred += found.deferred
-        return _as_batches(found, info, began, ended, cause)
+        self.deferred += sum(one.deferred for one in found)
+        batches = [batch for one in found for batch in _as_batches(one, info, began, ended, cause)]
+        self.found += sum(len(batch) for batch in batches)
+        return batches
 
     def losses(self) -> Losses:
         return Losses()
@@ -102,21 +120,25 @@ class SweepSource:
 
 @dataclass(slots=True)
 class _Whole:
-    """A scan that is compared at once, when its last chunk has been read."""
+    """A scan of the whole map: first all chunks are read, then all slices compared."""
 
     cause: Cause
     began: int
     chunks: Iterator[tuple[U8, U8]]
     read: list[tuple[U8, U8]] = field(default_factory=list)
-    ended: bool = False
+    ended: int = 0  # when the last chunk had been read
+    slices: Iterator[ScanSlice] | None = None
+    deferred: int = 0
 
 
 class ScannedSource:
     """A ring's source that also reads the map: what it held at the start, and again after losses.
 
     ``comparison`` knows what the stream says; ``publishes_all``: every entry is published at the
-    start all the same. ``rejoins``: the map lived on while nobody looked, so what it lacks at the
-    start was deleted. A whole map that is compared is held in memory until it has been.
+    start all the same, else what differs, and what the map lacks was deleted. ``sweep_seconds``:
+    the map is also compared at that interval, for writes that nobody reports. ``settle_seconds``:
+    an operation that is older than the ring has ended so long after. A whole map that is compared
+    is held in memory until it has been.
     """
 
     def __init__(
@@ -127,30 +149,43 @@ class ScannedSource:
         ready: Callable[[], bool],
         comparison: Comparison,
         publishes_all: bool = False,
-        rejoins: bool = False,
+        sweep_seconds: float | None = None,
+        settle_seconds: float = 0.0,
     ) -> None:
         self._inner = inner
         self._map = target
         self._ready = ready
         self._comparison = comparison
         self._publishes_all = publishes_all
-        self._rejoins = rejoins
+        self._sweep_seconds = sweep_seconds
+        self._settles_at = _ktime_ns() + int(settle_seconds * 1e9)
+        self._settled = not settle_seconds
         self._chunks: Iterator[tuple[U8, U8]] | None = None
         self._whole: _Whole | None = None
         self._started = False
         self._wanted = False
+        self._swept_at = 0  # end of the last whole scan
+        self._level = 0  # everything that ended until then has come out of the ring
+        self._rings_turn = False
+        self._rereading = False
         self._failure: BridgeError | None = None
         self.repairs = 0  # finished
         self.repair_seconds = 0.0  # of the last one
         self.deferred = 0  # keys that the last one had to leave out, as the bridge wrote them
+        self.sweeps = 0
+        self.sweep_seconds = 0.0  # of the last one
+        self.found = 0  # changes that sweeps found
 
     def fileno(self) -> int | None:
         return self._inner.fileno()
 
     @property
     def interval(self) -> float:
-        busy = not self._started or self._whole is not None
-        return SCAN_POLL_SECONDS if busy else min(self._inner.interval, REPAIR_POLL_SECONDS)
+        if self._rereading or (self._whole is not None and self._whole.slices is not None):
+            return SLICE_POLL_SECONDS
+        if not self._started or self._whole is not None:
+            return SCAN_POLL_SECONDS
+        return min(self._inner.interval, REPAIR_POLL_SECONDS, self._sweep_seconds or math.inf)
 
     @property
     def started(self) -> bool:
@@ -170,19 +205,33 @@ class ScannedSource:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        if self._whole is not None and self._whole.ended:
-            return self._compare(self._whole)
+        whole = self._whole
+        if whole is not None and whole.slices is not None and not self._rings_turn:
+            self._rings_turn = True
+            return self._compare(whole, whole.slices)
+        self._rings_turn = False
         asked = _ktime_ns()
         batches = self._inner.drain()
-        if not batches:
+        if batches:
+            self._level = max(self._level, int(batches[-1].left[-1]))
+        else:
+            self._level = asked
             self._comparison.drained(asked)
-        if (not self._started or self._wanted or self._whole is not None) and self._ready():
-            try:
+        if not self._settled:
+            if asked < self._settles_at:
+                return batches
+            self._settled = True
+            self._comparison.settled(asked)
+        try:
+            batches.extend(self._reread())
+            if self._due(asked) and self._ready():
                 batches.extend(self._step())
-            except BridgeError as error:
-                # What was drained must not go down with it: told next time, then begun anew.
-                self._wanted |= self.repairing
-                self._chunks, self._whole, self._failure = None, None, error
+        except BridgeError as error:
+            # What was drained must not go down with it: told next time, then begun anew.
+            self._wanted |= self.repairing
+            self._swept_at = asked
+            self._chunks, self._failure = None, error
+            self._give_up()
         return batches
 
     def losses(self) -> Losses:
@@ -191,64 +240,101 @@ class ScannedSource:
     def close(self) -> None:
         self._inner.close()
 
+    def _due(self, now: int) -> bool:
+        if not self._started or self._wanted or self._whole is not None:
+            return True
+        seconds = self._sweep_seconds
+        return seconds is not None and now - self._swept_at >= seconds * 1e9
+
+    def _reread(self) -> list[DeltaBatch]:
+        """Keys whose order is open are read, where nobody else's value can stand in the map."""
+        keys = self._comparison.reread(REREAD_KEYS_MAX)
+        self._rereading = keys is not None and len(keys) == REREAD_KEYS_MAX
+        return [] if keys is None else _read_again(self._map, keys)
+
     def _step(self) -> list[DeltaBatch]:
-        if self._whole is None and not self._started and not self._rejoins:
+        if self._whole is None and not self._started and self._publishes_all:
             return self._next_chunk()
         if self._whole is None:
-            cause = Cause.REPAIR if self._started else Cause.SCAN
+            cause = Cause.CHANGE
+            if not self._started or self._wanted:
+                cause = Cause.REPAIR if self._started else Cause.SCAN
             self._wanted &= not self._started
             self._whole = _Whole(cause, _ktime_ns(), self._map.scan())
             self._comparison.begin_scan(self._whole.began)
-        chunk = next(self._whole.chunks, None)
-        if chunk is not None:
-            self._whole.read.append(chunk)
-        else:
-            self._whole.ended = True
+        whole = self._whole
+        if not whole.ended:
+            chunk = next(whole.chunks, None)
+            if chunk is not None:
+                whole.read.append(chunk)
+            else:
+                whole.ended = _ktime_ns()
+        elif whole.slices is None and self._level >= whole.ended:
+            # Changes that the scan has seen came out of the ring, and are left out.
+            whole.slices = self._comparison.cut(whole.read, self._map.info.value_size)
         return []
 
     def _next_chunk(self) -> list[DeltaBatch]:
         if self._chunks is None:
             self._chunks = self._map.scan()
         began = _ktime_ns()
-        if not self._publishes_all:
-            self._comparison.begin_scan(began)
         chunk = next(self._chunks, None)
         if chunk is None:
-            self._started, self._chunks = True, None
+            self._started, self._chunks, self._swept_at = True, None, began
             return []
         keys, values = chunk
         ended = _ktime_ns()
-        if self._publishes_all:
-            return [
-                DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
-            ]
-        found = self._comparison.compare(keys, values, complete=False)
-        return _as_batches(found, self._map.info, began, ended, Cause.SCAN)
+        return [
+            DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
+        ]
 
-    def _compare(self, whole: _Whole) -> list[DeltaBatch]:
-        """Compare before the next records are drained.
+    def _compare(self, whole: _Whole, slices: Iterator[ScanSlice]) -> list[DeltaBatch]:
+        """Compare a slice before the next records are drained.
 
         Those drained so far have all been captured, and keys that they changed since the scan began
         are left out. A record that was drained and not captured yet would be taken for older
         than what the scan had read before it happened.
         """
-        self._whole, self._started = None, True
-        found = compare_whole(whole.read, self._map.info, self._comparison)
-        ended = _ktime_ns()
+        piece = next(slices, None)
+        if piece is None:
+            self._finish(whole)
+            return []
+        found = self._comparison.compare(piece)
+        whole.deferred += found.deferred
+        batches = _as_batches(found, self._map.info, whole.began, whole.ended, whole.cause)
+        if whole.cause is Cause.CHANGE:
+            self.found += sum(len(batch) for batch in batches)
+        return batches
+
+    def _finish(self, whole: _Whole) -> None:
+        self._give_up()
+        self._started, self._swept_at = True, _ktime_ns()
+        seconds = (self._swept_at - whole.began) / 1e9
         if whole.cause is Cause.REPAIR:
             self.repairs += 1
-            self.repair_seconds = (ended - whole.began) / 1e9
-            self.deferred = found.deferred
-        return _as_batches(found, self._map.info, whole.began, ended, whole.cause)
+            self.repair_seconds, self.deferred = seconds, whole.deferred
+        elif whole.cause is Cause.CHANGE:
+            self.sweeps += 1
+            self.sweep_seconds = seconds
+
+    def _give_up(self) -> None:
+        if self._whole is not None:
+            self._comparison.end_scan()
+            self._whole = None
 
 
-def compare_whole(
-    chunks: Sequence[tuple[U8, U8]], info: MapInfo, comparison: Comparison
-) -> Differences:
-    """Compare the chunks of a whole scan, which ``comparison`` has been told of."""
-    keys = [np.zeros((0, info.key_size), np.uint8), *(k for k, _ in chunks)]
-    values = [np.zeros((0, info.value_size), np.uint8), *(v for _, v in chunks)]
-    return comparison.compare(np.concatenate(keys), np.concatenate(values), complete=True)
+def _read_again(target: Scannable, keys: U8) -> list[DeltaBatch]:
+    """What the map holds of these keys now, as changes; absent ones are deletes."""
+    began = _ktime_ns()
+    values = np.zeros((len(keys), target.info.value_size), np.uint8)
+    ops = np.full(len(keys), Op.DELETE, np.uint8)
+    for row, key in enumerate(keys):
+        value = target.lookup(key.tobytes())
+        if value is not None:
+            ops[row] = Op.UPDATE
+            values[row] = np.frombuffer(value, np.uint8)
+    read = DeltaBatch.of_entries(Op.UPDATE, keys, values, _ktime_ns(), began=began)
+    return [replace(read, ops=ops)]
 
 
 def _as_batches(

@@ -26,12 +26,19 @@ from bridge.config.settings import (
     Storage,
     is_stream_name,
 )
-from bridge.config.units import format_duration, format_size, parse_duration, parse_size
+from bridge.config.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_range,
+    parse_size,
+)
 from bridge.layout.declared import DeclaredError, read_declared
 from bridge.model import WILDCARDS, Evict, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
 PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
+IGNORE_MAX = 64
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
@@ -245,6 +252,17 @@ class SelectorTable(Table):
     id: MapId | None = None
 
 
+def _ignored(value: object) -> tuple[str, ...]:
+    """Byte ranges and field names; which of them the map has is known when it is open."""
+    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
+        raise ValueError("must be a list of byte ranges such as '16:24' and of field names")
+    if len(value) > IGNORE_MAX:
+        raise ValueError(f"must have at most {IGNORE_MAX} parts")
+    for one in value:
+        parse_range(one)
+    return tuple(value)
+
+
 def _emit(value: object) -> object:
     return {"pin": value} if isinstance(value, str) else value
 
@@ -314,6 +332,7 @@ class MapTable(SelectorTable):
     evict: Annotated[Evict, BeforeValidator(_choice(Evict))] = Evict.LOCAL
     layout: LayoutTable | None = None
     metrics: tuple[MetricTable, ...] = ()
+    ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
 
 
 class Document(Table):

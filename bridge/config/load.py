@@ -177,6 +177,8 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         emit=None if table.emit is None else _selector(table.emit),
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
+        sweeps_too=table.sweep is not None,
+        ignore=table.ignore,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
         evict=table.evict,
         metrics=tuple(_metric(each) for each in table.metrics),

@@ -177,6 +177,8 @@ class MapConfig:
     emit: MapSelector | None = None  # the ring of a program that emits its changes itself
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
+    sweeps_too: bool = False  # the map's own table asks for sweeps, beside probes or emit as well
+    ignore: tuple[str, ...] = ()  # bytes or fields of the value that are no change to a sweep
     ring_bytes: int = RING_BYTES
     evict: Evict = Evict.LOCAL  # of LRU maps
     metrics: tuple[MetricConfig, ...] = ()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 
+from bridge.model import VALUE_SIZE_MAX
+
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _DECIMAL_BYTES = {"KB", "MB", "GB", "kB", "K", "M", "G"}
+_RANGE = re.compile(r"(\d{1,6}):(\d{1,6})")
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
@@ -29,6 +32,18 @@ def parse_size(text: str) -> int:
     if not size.is_integer():
         raise ValueError("must be a whole number of bytes")
     return int(size)
+
+
+def parse_range(text: str) -> range | None:
+    """The bytes of ``16:24``, which are 16 to 23; ``None`` for a name. Raises ``ValueError``."""
+    if ":" not in text:
+        return None
+    match = _RANGE.fullmatch(text)
+    if match is None or not int(match[1]) < int(match[2]) <= VALUE_SIZE_MAX:
+        raise ValueError(
+            f"must be bytes from:to, such as '16:24', at most :{VALUE_SIZE_MAX} (got {text!r})"
+        )
+    return range(int(match[1]), int(match[2]))
 
 
 def format_duration(seconds: float) -> str:

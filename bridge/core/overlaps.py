@@ -70,10 +70,6 @@ class Overlaps:
         self._keep(batch)
         return doubtful if doubtful is not None and doubtful.any() else None
 
-    def since(self, began: int) -> list[U8]:
-        """Keys of batches with a change that ended at or after ``began``."""
-        return [b.keys[b.left >= np.uint64(began)] for b in self._batches if b.newest >= began]
-
     def _keep(self, batch: _Captured) -> None:
         self._batches.append(batch)
         self._rows += len(batch.left)

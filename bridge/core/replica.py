@@ -19,13 +19,14 @@ a batch passes without any work per key.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-from bridge.core.fingerprints import Differences, Fingerprints
+from bridge.core.dirty import DirtyKeys
+from bridge.core.fingerprints import Differences, Fingerprints, ScanSlice
 from bridge.core.keys import KeySet, last_rows
 from bridge.core.origins import OriginTracker
 from bridge.core.overlaps import Overlaps
@@ -86,12 +87,13 @@ class Replica:
         self._fingerprints = fingerprints
         self._pending: deque[_Pending] = deque()
         self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
-        self._dirty: set[bytes] = set()
+        self._dirty = DirtyKeys()
         self._touches = Touches()
         self._overlaps = Overlaps()
         self._floor = 0
         self._origins = OriginTracker()
         self._scan_began: int | None = None
+        self._scan_doubts: KeySet | None = None
         self._drained = FOREVER
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
@@ -135,7 +137,16 @@ class Replica:
             self._pending_keys = None
         doubtful = self._doubts(batch)
         if doubtful is not None or self._dirty:
-            self._mark(batch.keys, doubtful)
+            self._dirty.mark(batch.keys, doubtful)
+
+    def recall(self, batch: DeltaBatch) -> None:
+        """What this node had published before: the fold begins with it. Where nothing is applied.
+
+        To be called before the first change is captured.
+        """
+        assert not self._applies, "the judge notes what it reads"
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        self._fingerprints.note(batch)
 
     def attached(self) -> None:
         """Operations older than the probes may still be going on, and will not be recorded.
@@ -157,23 +168,41 @@ class Replica:
         """
         if self._applies or not self._dirty:
             return None
-        taken = [self._dirty.pop() for _ in range(min(keys_max, len(self._dirty)))]
-        return np.frombuffer(b"".join(taken), np.uint8).reshape(len(taken), -1)
+        return self._dirty.take(keys_max)
 
     def begin_scan(self, now: int) -> None:
         """The map is about to be read. At most one scan is open; ``compare`` ends it."""
         self._scan_began = now
+        # What is judged or captured from now on is left out too: the fingerprints remember that.
+        self._scan_doubts = self._touches.since(now, self._unsure())
+        if self._fingerprints is not None:
+            self._fingerprints.begin()
 
     def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
-        """What the open scan found beyond the fold.
+        """What the open scan found beyond the fold; ends the scan.
 
         The differences count as own changes from now on: hand them to ``capture`` in any case.
         """
         assert self._fingerprints is not None, "scans are not compared for this map"
         assert self._scan_began is not None, "no scan is open"
-        doubtful = self._touches.since(self._scan_began, self._unsure(self._scan_began))
-        self._scan_began = None
+        doubtful, self._scan_doubts, self._scan_began = self._scan_doubts, None, None
         return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
+
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
+        """The whole of the open scan in slices for ``compare_slice``. Needs no lock."""
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        return self._fingerprints.cut(chunks, value_size)
+
+    def compare_slice(self, piece: ScanSlice, *, complete: bool = True) -> Differences:
+        """As ``compare``, for one of the slices; changes may be captured in between."""
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        return self._fingerprints.compare(piece, doubtful=self._scan_doubts, complete=complete)
+
+    def end_scan(self) -> None:
+        """The open scan has been compared, or was given up."""
+        self._scan_began, self._scan_doubts = None, None
+        if self._fingerprints is not None:
+            self._fingerprints.end()
 
     def drained(self, watermark: int) -> None:
         """Own changes that began at or before ``watermark`` have been captured, all of them.
@@ -253,10 +282,10 @@ class Replica:
         """
         self._release(stored)
         self._origins.jump()
-        if self._dirty and self._pending:
-            self._dirty = {k for k, held in zip(self._dirty, self._held(), strict=True) if held}
-        elif self._dirty:
-            self._dirty = set()
+        if self._dirty:
+            keys = self._dirty.all()
+            held = self._pending_set().holds(keys) if self._pending else np.zeros(len(keys), bool)
+            self._dirty.resolve(keys[~held])
 
     def load(self, batch: DeltaBatch) -> Verdict:
         """A part of a snapshot, or the deletes of what it lacks: changes of others."""
@@ -295,15 +324,13 @@ class Replica:
         found = [mark for mark in marks if mark is not None and mark.any()]
         return np.logical_or.reduce(found) if found else None
 
-    def _unsure(self, began: int) -> U8 | None:
-        """Keys of which a scan that began then says nothing, whatever the bridge wrote."""
-        parts = self._overlaps.since(began)
+    def _unsure(self) -> U8 | None:
+        """Keys of which a scan that begins now says nothing, whatever the bridge wrote."""
+        parts: list[U8] = []
         if self._blocked.keys is not None:
             parts.append(self._blocked.keys)
         if self._dirty:
-            parts.append(
-                np.frombuffer(b"".join(self._dirty), np.uint8).reshape(len(self._dirty), -1)
-            )
+            parts.append(self._dirty.all())
         return np.concatenate(parts) if parts else None
 
     def _begin(self, writes: DeltaBatch | None) -> Touch | None:
@@ -322,13 +349,13 @@ class Replica:
         self._release(delta.last_sequence)
         if not self._dirty:
             return []
-        resolved = self._dirty_set().holds(delta.batch.keys)
+        resolved = self._dirty.holds(delta.batch.keys)
         if self._pending:
             resolved &= ~self._pending_set().holds(delta.batch.keys)
         if not resolved.any():
             return []
         again = delta.batch.take(resolved)
-        self._dirty.difference_update(key.tobytes() for key in again.keys)
+        self._dirty.resolve(again.keys)
         return [_without_evictions(again)]
 
     def _release(self, sequence: int) -> None:
@@ -341,31 +368,11 @@ class Replica:
             if rest is not self._pending[0]:
                 self._pending[0], self._pending_keys = rest, None
 
-    def _held(self) -> list[bool]:
-        """Of the dirty keys: which are pending."""
-        keys = np.frombuffer(b"".join(self._dirty), np.uint8).reshape(len(self._dirty), -1)
-        return [bool(held) for held in self._pending_set().holds(keys)]
-
-    def _mark(self, keys: U8, doubtful: npt.NDArray[np.bool_] | None) -> None:
-        """The newest own change of a key decides whether the key is dirty. A rare path."""
-        concerned = np.zeros(len(keys), np.bool_) if doubtful is None else doubtful.copy()
-        if self._dirty:
-            concerned |= self._dirty_set().holds(keys)
-        for row in np.flatnonzero(concerned):  # rising, so the newest is judged last
-            if doubtful is not None and doubtful[row]:
-                self._dirty.add(keys[row].tobytes())
-            else:
-                self._dirty.discard(keys[row].tobytes())
-
     def _without_pending(self, batch: DeltaBatch) -> DeltaBatch:
         if not self._pending:
             return batch
         held = self._pending_set().holds(batch.keys)
         return batch.take(~held) if held.any() else batch
-
-    def _dirty_set(self) -> KeySet:
-        keys = np.frombuffer(b"".join(self._dirty), np.uint8)
-        return KeySet(keys.reshape(len(self._dirty), -1))
 
     def _pending_set(self) -> KeySet:
         if self._pending_keys is None:

@@ -18,15 +18,26 @@ from bridge.capture.scan import ScannedSource, Share, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.capture.transport import Transport
 from bridge.config.settings import Config, MapConfig
+from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.errors import InvariantError
 from bridge.kernel.errors import MapClosedError
 from bridge.kernel.maps import KernelMap, type_name
+from bridge.kernel.maptypes import ARRAY_TYPES
 from bridge.kernel.support import Support, judge
 from bridge.model import MapInfo
 from bridge.node.lane import Lane
 
 STOP_SECONDS_MAX = 10.0
 REMOVE_SECONDS_MAX = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweeps:
+    """``finished`` so far, seconds of the last one, and what all of them found."""
+
+    finished: int = 0
+    seconds: float = 0.0
+    found: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +48,15 @@ class Repairs:
     going_on: bool = False
     seconds: float = 0.0
     deferred: int = 0
+
+
+def sweep_beside(entry: MapConfig, info: MapInfo) -> float | None:
+    """At which interval a map that has a ring is compared too; ``None``: not at all.
+
+    Programs write arrays through the pointer that a lookup gives them, as a rule.
+    """
+    asked = entry.sweeps_too or info.type in ARRAY_TYPES
+    return entry.sweep_seconds if asked else None
 
 
 class Capturing:
@@ -98,15 +118,16 @@ class Capturing:
         lane: Lane,
         ready: Callable[[], bool],
         *,
-        rejoins: bool = False,
+        publishes_all: bool,
     ) -> None:
         """Capture a map into its lane. ``ready``: the stream has been read to its end.
 
-        ``rejoins``: the map was bridged before, so what it lacks now was deleted meanwhile.
+        ``publishes_all``: nobody knows what the stream holds of the map, so all that is there is
+        published, and nothing can be missing.
         """
         with self._changing:
             if not self._closed:
-                self._add(entry, target, lane, ready, rejoins=rejoins)
+                self._add(entry, target, lane, ready, publishes_all=publishes_all)
 
     def _add(
         self,
@@ -115,20 +136,26 @@ class Capturing:
         lane: Lane,
         ready: Callable[[], bool],
         *,
-        rejoins: bool,
+        publishes_all: bool,
     ) -> None:
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
             self._register(entry.name, sweep, lane)
             self._sweeps.add(sweep, lane.sink)
             return
+        settle_seconds = 0.0
+        if entry.emit is None:
+            # A program that emits reports what it began before, too.
+            lane.attached()
+            settle_seconds = GRACE_NANOSECONDS / 1e9
         source = ScannedSource(
             self._ring_of(entry, target),
             target,
             ready=ready,
             comparison=lane,
-            publishes_all=not entry.role.applies,
-            rejoins=rejoins,
+            publishes_all=publishes_all,
+            sweep_seconds=sweep_beside(entry, target.info),
+            settle_seconds=settle_seconds,
         )
         self._register(entry.name, source, lane)
         self._rings.add(source, lane.sink)
@@ -205,6 +232,14 @@ class Capturing:
         if not isinstance(source, ScannedSource):
             return Repairs()
         return Repairs(source.repairs, source.repairing, source.repair_seconds, source.deferred)
+
+    def swept(self, name: str) -> Sweeps:
+        """The comparisons of a map at its interval."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        if not isinstance(source, ScannedSource | SweepSource):
+            return Sweeps()
+        return Sweeps(source.sweeps, source.sweep_seconds, source.found)
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of the capture side."""

@@ -9,7 +9,7 @@ from bridge.config.settings import MapConfig
 from bridge.kernel.maps import KernelMap, still_held
 from bridge.node.life import MapLife
 from bridge.node.lookout import Lookout, Sighting, View
-from bridge.node.worker import Services
+from bridge.node.services import Services
 
 LOOK_SECONDS = 1.0
 

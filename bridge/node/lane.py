@@ -7,10 +7,11 @@ capture thread holds it for as long as it takes to note a batch, the writer thre
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge.bus.outbox import Outbox
-from bridge.core.fingerprints import Differences
+from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.core.touches import GRACE_NANOSECONDS
@@ -81,11 +82,38 @@ class Lane:
             self._drained = watermark
             self.replica.drained(watermark)
 
+    def recall(self, batch: DeltaBatch) -> None:
+        with self.lock:
+            self.replica.recall(batch)
+
+    def attached(self) -> None:
+        """The ring is about to be there; operations that are older may still be going on."""
+        with self.lock:
+            self.replica.attached()
+
+    def settled(self, now: int) -> None:
+        with self.lock:
+            self.replica.settled(now)
+
+    def reread(self, keys_max: int) -> U8 | None:
+        if not self.replica.dirty_keys:
+            return None
+        with self.lock:
+            return self.replica.reread(keys_max)
+
     def begin_scan(self, now: int) -> None:
         with self.lock:
             self.replica.begin_scan(now)
 
-    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
-        complete = complete and self.identity.missing_means_deleted
+    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
+        if self.identity.prefixes:
+            chunks = [(self.identity.keys(keys), values) for keys, values in chunks]
+        return self.replica.cut(chunks, value_size)
+
+    def compare(self, piece: ScanSlice) -> Differences:
         with self.lock:
-            return self.replica.compare(self.identity.keys(keys), values, complete=complete)
+            return self.replica.compare_slice(piece, complete=self.identity.missing_means_deleted)
+
+    def end_scan(self) -> None:
+        with self.lock:
+            self.replica.end_scan()

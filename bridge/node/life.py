@@ -12,12 +12,13 @@ import asyncio
 from bridge.bus.protocol import LogReplacedError
 from bridge.config.settings import MapConfig
 from bridge.errors import BridgeError
-from bridge.kernel.errors import MapClosedError, MapNotFoundError, UnsupportedError
+from bridge.kernel.errors import MapClosedError, MapNotFoundError
 from bridge.kernel.maps import KernelMap, open_map, open_map_id
 from bridge.model import MapInfo
 from bridge.node.lookout import Sighting
+from bridge.node.services import MapState, Services
 from bridge.node.snapshots import SnapshotRefusedError
-from bridge.node.worker import MapState, MapWorker, Services
+from bridge.node.worker import MapWorker
 
 GONE_LOOKS = 2  # in a row without a pin, before the map counts as gone
 
@@ -84,7 +85,7 @@ class MapLife:
             return None
         try:
             worker = MapWorker(self.config, self._services, opened)
-        except UnsupportedError as error:
+        except BridgeError as error:
             self._refused = opened.info.id
             self._trouble(error)
             return None

@@ -31,7 +31,7 @@ from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.report import Report
 from bridge.node.requests import RequestFailedError, Requests
-from bridge.node.worker import Services
+from bridge.node.services import Services
 
 T = TypeVar("T")
 

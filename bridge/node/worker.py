@@ -6,70 +6,37 @@ A map that takes its place later gets a worker of its own; ``life`` sees to that
 from __future__ import annotations
 
 import asyncio
-import enum
 import math
 import time
 from dataclasses import asdict, dataclass
 
-from bridge.apply.applier import Applier, ApplyTarget
-from bridge.apply.inbox import Inbox
+from bridge.apply.applier import ApplyTarget
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
-from bridge.bus.protocol import Bus, LogReplacedError
+from bridge.bus.protocol import Broken, Gap, Item, LogReplacedError
 from bridge.bus.publish_loop import Acked, PublishLoop
-from bridge.bus.schemas import SchemaStore
-from bridge.bus.snapshots import Snapshots
 from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
-from bridge.core.snapshots import Facts, Triggers
+from bridge.core.snapshots import Facts
 from bridge.errors import BridgeError
 from bridge.kernel.errors import UnsupportedError
 from bridge.kernel.maps import KernelMap, MapType
 from bridge.kernel.maptypes import LRU_TYPES
 from bridge.kernel.support import Support, judge
-from bridge.model import Origin, new_incarnation
-from bridge.node.capturing import Capturing
+from bridge.model import Origin, Position, new_incarnation
 from bridge.node.following import Follower, StreamCounters
+from bridge.node.ignoring import counted_bytes
 from bridge.node.lane import Lane
 from bridge.node.layouts import announce, own_layout
-from bridge.node.positions import Positions
+from bridge.node.recalling import recall_own
 from bridge.node.repairing import RepairPlan
-from bridge.node.report import Report
+from bridge.node.services import MapState, Services
 from bridge.node.snapshots import SnapshotRefusedError, SnapshotTaker
 from bridge.node.synced import Sync, SyncGate
 
 CAUGHT_UP_POLL_SECONDS = 0.02
-
-
-class MapState(enum.StrEnum):
-    """Where a map is in its life."""
-
-    WAITING = "waiting"  # for the kernel map to appear
-    JOINING = "joining"  # reading the stream up to what was its end
-    RUNNING = "running"
-    LEAVING = "leaving"  # gone or replaced: what was captured of it goes out
-    FAILED = "failed"
-    STOPPED = "stopped"
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """The parts of a node that all maps share."""
-
-    cluster: str
-    node: str
-    bus: Bus
-    capturing: Capturing
-    inbox: Inbox
-    applier: Applier
-    report: Report
-    outbox_bytes: int
-    positions: Positions
-    schemas: SchemaStore
-    snapshots: Snapshots
-    triggers: Triggers
 
 
 @dataclass(slots=True)
@@ -83,6 +50,7 @@ class _Parts:
     publishing: asyncio.Task[None] | None = None
     follower: Follower | None = None
     taker: SnapshotTaker | None = None
+    log: str = ""  # id of the log, of a map that is only published
 
 
 class MapWorker:
@@ -91,7 +59,7 @@ class MapWorker:
     """
 
     def __init__(self, config: MapConfig, services: Services, kernel_map: KernelMap) -> None:
-        """Raises ``UnsupportedError`` for a map that cannot be bridged, and closes it."""
+        """Raises ``BridgeError`` for a map that cannot be bridged like that, and closes it."""
         self.config = config
         self.services = services
         self.state = MapState.JOINING
@@ -100,6 +68,7 @@ class MapWorker:
         self._plan = RepairPlan()
         self._repairs_told = 0
         self._gate = SyncGate()
+        self._recalled = StreamCounters()  # of a map that is only published
 
     @property
     def map(self) -> KernelMap:
@@ -204,11 +173,20 @@ class MapWorker:
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
+        fingerprints = None
+        if role.publishes:
+            try:
+                counted = counted_bytes(self.config, kernel_map)
+            except BridgeError:
+                kernel_map.close()
+                raise
+            fingerprints = Fingerprints(info.key_size, counted)
         replica = Replica(
             origin,
             publishes=role.publishes,
             applies=role.applies,
-            fingerprints=Fingerprints(info.key_size) if role.publishes else None,
+            fingerprints=fingerprints,
+            rereads=not role.applies,
         )
         outbox = None
         if role.publishes:
@@ -284,7 +262,12 @@ class MapWorker:
     def save_position(self) -> None:
         """Note how far the map has come, unless changes wait that the kernel did not take."""
         parts = self._parts
-        if parts.target is None or parts.target.rejoining:
+        if parts.target is None:
+            # What was published is in the stream: that the map is the same is all there is to note.
+            if self.state == MapState.RUNNING:
+                self.services.positions.note(self.config.name, parts.map.info.id, parts.log, 0)
+            return
+        if parts.target.rejoining:
             return
         follower, counters = parts.follower, parts.target.counters
         if follower is None or not follower.following or counters.unwritten:
@@ -315,6 +298,7 @@ class MapWorker:
         )
         if parts.follower is not None:
             parts.follower.publishing = parts.loop
+        publishes_all = parts.target is None and not await self._recall_own(parts)
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add,
@@ -322,8 +306,43 @@ class MapWorker:
             parts.map,
             parts.lane,
             self._caught_up,
-            rejoins=parts.target is not None and parts.target.rejoining,
+            publishes_all=publishes_all,
         )
+
+    async def _recall_own(self, parts: _Parts) -> bool:
+        """Whether this very map was bridged before; then what the stream holds of it is known."""
+        log = await self.services.bus.log_state(self.services.cluster)
+        parts.log = log.id
+        name, node = self.config.name, self.services.node
+        if self.services.positions.of(name, parts.map.info.id, log.id) is None:
+            return False
+        subscription = self.services.bus.subscribe(
+            self.services.cluster, [name], Position(0), log_id=log.id
+        )
+        try:
+            found = await recall_own(subscription, node, parts.lane.recall, self._note_trouble)
+        finally:
+            await subscription.close()
+        self.services.report.say(
+            "the map lived on: it publishes what changed here", map=name, messages=found
+        )
+        return True
+
+    def _note_trouble(self, item: Item) -> None:
+        match item:
+            case Broken():
+                self._recalled.broken += 1
+                self.services.report.warn_once(
+                    "message skipped", subject=item.subject, reason=item.reason
+                )
+            case Gap():
+                self._recalled.gaps += 1
+                self.services.report.warn(
+                    "messages expired before they were read",
+                    map=self.config.name,
+                    first=item.first_missing,
+                    last=item.last_missing,
+                )
 
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
@@ -398,11 +417,13 @@ class MapWorker:
             "synced": sync.synced,
             "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
             "id": parts.map.info.id,
-            "stream": asdict(StreamCounters()),
+            "stream": asdict(self._recalled),
             "capture": asdict(parts.lane.counters)
             | {
                 "losses": asdict(self.services.capturing.losses(self.config.name)),
                 "repairs": asdict(self.services.capturing.repairs(self.config.name)),
+                "sweeps": asdict(self.services.capturing.swept(self.config.name)),
+                "dirty": parts.lane.replica.dirty_keys,
             },
         }
         if parts.loop is not None and parts.lane.outbox is not None:

@@ -14,7 +14,7 @@ from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import MapEntry, NodeProcess
 from tests.integration.kernel_support import needs, pin_folder, rows_of, unique_name
-from tests.node_kit import KEY, VALUE, Rig, content, fill, map_name, until
+from tests.node_kit import KEY, VALUE, Rig, content, fill, map_name, published, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
 
@@ -168,3 +168,52 @@ def test_a_new_map_that_cannot_be_bridged_is_told_and_the_node_goes_on(rig: Rig)
     fill(new, range(7), 2)
     until(lambda: content(new) == content(b), "the next one")
     assert node.log_path.read_text().count("cannot be bridged") == 1
+
+
+def test_what_was_deleted_while_a_publisher_was_away_is_deleted_elsewhere(rig: Rig) -> None:
+    a, b, c, name = rig.map("a"), rig.map("b"), rig.map("c"), map_name()
+    node = rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    rig.node("b", rig.entry(name, "b", Role.APPLY))
+    rig.node("c", rig.entry(name, "c", Role.REPLICATE))
+    fill(a, range(211), 1)
+    until(lambda: content(b) == content(c) == content(a), "the first")
+    fill(c, range(200, 223), 9)  # by another node: of these the map of a knows nothing
+    until(lambda: content(b) == content(c), "what the other one wrote")
+    node.stop()
+    a.delete_batch(rows_of(range(53), KEY))
+    fill(a, range(100, 117), 2)
+    again = rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    until(lambda: published(again) == 53 + 17, "what changed, and nothing else")
+    others = {row.tobytes(): bytes([9]) * VALUE for row in rows_of(range(200, 223), KEY)}
+    expected = content(a) | others
+    until(lambda: content(b) == content(c) == expected, "the same everywhere")
+    assert "the map lived on" in again.log_path.read_text()
+
+
+def test_a_publisher_that_was_killed_loses_nothing(rig: Rig) -> None:
+    a, b, name = rig.map("a"), rig.map("b"), map_name()
+    node = rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    rig.node("b", rig.entry(name, "b", Role.APPLY))
+    fill(a, range(101), 1)
+    until(lambda: content(b) == content(a), "the first")
+    saved = node.state_directory / "positions.json"
+    until(lambda: saved.exists() and name in saved.read_text(), "the position")
+    node.process.kill()
+    node.process.wait()
+    a.delete_batch(rows_of(range(47), KEY))
+    fill(a, range(300, 307), 2)
+    rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    until(lambda: content(b) == content(a), "deletes too")
+
+
+def test_a_publisher_on_a_new_map_deletes_nothing(rig: Rig) -> None:
+    a, b, name = rig.map("a"), rig.map("b"), map_name()
+    node = rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    rig.node("b", rig.entry(name, "b", Role.APPLY))
+    fill(a, range(101), 1)
+    until(lambda: content(b) == content(a), "the first")
+    node.stop()
+    (rig.pins / "a").unlink()
+    fill(rig.map("a"), range(90, 123), 2)
+    rig.node("a", rig.entry(name, "a", Role.PUBLISH))
+    until(lambda: len(content(b)) == 123, "what the new map holds, beside what the old one held")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from bridge.core.dirty import DirtyKeys
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica, Verdict
 from bridge.model import Delta, DeltaBatch, Op, Origin
@@ -262,10 +263,10 @@ def test_walk_finds_missing_pending(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_walk_finds_missing_dirty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replica, "_mark", lambda self, keys, doubtful: None)
+    monkeypatch.setattr(DirtyKeys, "mark", lambda self, keys, doubtful: None)
     assert failing_seeds(401)
 
 
 def test_walk_finds_unguarded_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Fingerprints, "_defer", lambda self, doubtful, keys, changed, gone: 0)
+    monkeypatch.setattr(Fingerprints, "_defer", lambda *_: 0)
     assert failing_seeds(401, sweeps=True)

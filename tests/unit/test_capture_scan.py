@@ -11,6 +11,7 @@ import pytest
 from bridge.bus.outbox import Outbox
 from bridge.capture.scan import REPAIR_POLL_SECONDS, ScannedSource, SweepSource
 from bridge.capture.source import Losses
+from bridge.core import fingerprints
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError
@@ -56,6 +57,7 @@ class Entries:
 
     def __init__(self, *, failures: int = 0) -> None:
         self.failures = failures
+        self.held: dict[bytes, bytes] = {}
 
     def scan(self) -> Iterator[tuple[U8, U8]]:
         yield column(1, 2), column(1, 2)
@@ -63,6 +65,9 @@ class Entries:
             self.failures -= 1
             raise BridgeError("scan: unsteady")
         yield column(3), column(3)
+
+    def lookup(self, key: bytes) -> bytes | None:
+        return self.held.get(key)
 
 
 def found(source: ScannedSource | SweepSource) -> list[tuple[Cause, list[int]]]:
@@ -130,7 +135,7 @@ def test_after_a_loss_the_whole_map_is_compared(publishes_all: bool) -> None:
 
 def test_a_change_recorded_during_the_comparison_is_not_followed_by_an_older_value() -> None:
     entries, way, ring = Entries(), lane(), Ring()
-    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way, rejoins=True)
+    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way)
     assert source.drain() == []  # the first chunk is read: key 1 has value 1
     late = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
     ring.batches = [DeltaBatch.of_entries(Op.UPDATE, column(1), column(9), late + 1, began=late)]
@@ -161,3 +166,101 @@ def test_sweeps_publish_what_is_new_and_what_is_gone() -> None:
     entries.scan = lambda: iter([(column(2, 4), column(2, 4))])  # type: ignore[method-assign]
     assert sorted(found(source)) == [(Cause.CHANGE, [1, 3]), (Cause.CHANGE, [4])]
     assert source.sweeps == 4
+
+
+def many(count: int, value: int) -> tuple[U8, U8]:
+    return column(*range(count)), column(*[value] * count)
+
+
+def published(source: ScannedSource, way: Lane, drains: int) -> list[tuple[Cause, Op, list[int]]]:
+    """What comes out in so many drains."""
+    out = []
+    for _ in range(drains):
+        for batch in source.drain():
+            assert way.sink(batch)
+            out.append((batch.cause, Op(int(batch.ops[0])), sorted(batch.keys[:, 0].tolist())))
+    return out
+
+
+def test_a_scan_in_many_slices_publishes_what_differs_and_no_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fingerprints, "_SLICE_ROWS", 3)
+    entries, way, ring = Entries(), lane(), Ring()
+    entries.scan = lambda: iter([many(200, 1)])  # type: ignore[method-assign]
+    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way)
+    found = published(source, way, 1_009)
+    assert source.started
+    assert len(found) > 7, "it came slice by slice"
+    assert {(cause, op) for cause, op, _ in found} == {(Cause.SCAN, Op.UPDATE)}
+    assert sorted(key for _, _, keys in found for key in keys) == list(range(200))
+    source.repair()
+    assert published(source, way, 1_009) == []
+    assert source.repairs == 1
+
+
+def test_the_map_is_compared_at_its_interval_too() -> None:
+    entries, way, ring = Entries(), lane(), Ring()
+    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way, sweep_seconds=1e-9)
+    published(source, way, 11)
+    entries.scan = lambda: iter([(column(1, 2, 3), column(1, 22, 3))])  # type: ignore[method-assign]
+    assert published(source, way, 23) == [(Cause.CHANGE, Op.UPDATE, [2])]
+    assert source.sweeps > 0
+    assert (source.found, source.repairs) == (1, 0)
+
+
+def test_what_the_ring_reports_is_not_found_again() -> None:
+    """The scan sees a change whose record is still in the ring."""
+    entries, way, ring = Entries(), lane(), Ring()
+    source = ScannedSource(ring, entries, ready=lambda: True, comparison=way, sweep_seconds=1e-9)
+    published(source, way, 11)
+    entries.scan = lambda: iter([(column(1, 2, 3), column(1, 22, 3))])  # type: ignore[method-assign]
+    late = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + 60 * 10**9
+    early = DeltaBatch.of_entries(Op.UPDATE, column(3), column(3), 2, began=1)
+    changed = DeltaBatch.of_entries(Op.UPDATE, column(2), column(22), late, began=late)
+    ring.batches = [early] * 7 + [changed]
+    found = published(source, way, 41)
+    assert [one for one in found if 2 in one[2]] == [(Cause.CHANGE, Op.UPDATE, [2])]
+    assert source.found == 0
+
+
+def test_nothing_is_compared_before_older_operations_have_ended() -> None:
+    entries, way = Entries(), lane()
+    way.attached()
+    source = ScannedSource(
+        Ring(change(7)), entries, ready=lambda: True, comparison=way, settle_seconds=3600.0
+    )
+    assert published(source, way, 11) == [(Cause.CHANGE, Op.UPDATE, [7])]
+    assert way.replica.dirty_keys == 1, "an older operation may still write it"
+    assert not source.started
+
+
+def test_keys_in_doubt_are_read_again_where_nothing_is_applied() -> None:
+    replica = Replica(
+        Origin("c", "m", "n", 1),
+        publishes=True,
+        applies=False,
+        fingerprints=Fingerprints(1),
+        rereads=True,
+    )
+    way, entries = Lane(replica, Outbox(1, 1)), Entries()
+    entries.held = {b"\x07": b"\x63"}
+    entries.scan = lambda: iter([])  # type: ignore[method-assign]
+    overlapping = [
+        DeltaBatch.of_entries(Op.UPDATE, column(7, 8), column(1, 1), 30, began=10),
+        DeltaBatch.of_entries(Op.UPDATE, column(7, 8), column(2, 2), 40, began=20),
+    ]
+    source = ScannedSource(
+        Ring(*overlapping), entries, ready=lambda: True, comparison=way, publishes_all=True
+    )
+    published(source, way, 2)
+    assert replica.dirty_keys == 2
+    again = [batch for _ in range(3) for batch in source.drain()]
+    assert [len(batch) for batch in again] == [2]
+    rows = zip(again[0].keys[:, 0], again[0].ops, again[0].values[:, 0], strict=True)
+    assert sorted((int(k), Op(o), int(v)) for k, o, v in rows) == [
+        (7, Op.UPDATE, 0x63),
+        (8, Op.DELETE, 0),
+    ]
+    assert way.sink(again[0])
+    assert replica.dirty_keys == 0

@@ -102,6 +102,19 @@ def test_every_key_arrives() -> None:
     assert (acl.selector, acl.role, acl.emit) == (MapSelector(id=42), Role.APPLY, None)
 
 
+def test_a_map_may_ask_for_sweeps_and_ignore_bytes() -> None:
+    (entry,) = parse(with_map('id = 1\nsweep = "2s"\nignore = ["16:24", "last.seen"]')).maps
+    assert (entry.sweeps_too, entry.sweep_seconds) == (True, 2.0)
+    assert entry.ignore == ("16:24", "last.seen")
+    (entry,) = parse(with_map("id = 1")).maps
+    assert (entry.sweeps_too, entry.ignore) == (False, ())
+
+
+@pytest.mark.parametrize("ignore", ["'1:2'", "[1]", "['2:2']", "['x:y']", "['0:65537']", "['']"])
+def test_what_cannot_be_ignored(ignore: str) -> None:
+    assert "must" in problems_of(with_map(f"id = 1\nignore = {ignore}"))["maps[0].ignore"].reason
+
+
 def test_a_map_inherits_what_it_does_not_override() -> None:
     conntrack, nat, _ = parse(FULL).maps
     assert (conntrack.sweep_seconds, conntrack.ring_bytes) == (1.5, 1 << 20)
@@ -336,6 +349,7 @@ def test_the_sample_is_valid_and_shows_every_key() -> None:
             "emit",
             "emit_losses",
             "sweep",
+            "ignore",
             "ring",
         ):
             assert f"\n{key} = " in shown or f"\n#{key} = " in shown, f"{table}.{key}"

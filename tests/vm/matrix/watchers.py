@@ -6,16 +6,19 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from bridge.bus.outbox import Outbox
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.scan import ScannedSource, SweepSource
-from bridge.core.fingerprints import Differences, Fingerprints
+from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.kernel.maps import KernelMap
 from bridge.kernel.maptypes import LRU_TYPES
-from bridge.model import U8, DeltaBatch, Origin
+from bridge.model import DeltaBatch, Origin
+from bridge.node.lane import Lane
 
 RING_BYTES = 4 << 20
+OUTBOX_BYTES = 256 << 20
 POLL_SECONDS = 0.005
 
 Change = tuple[int, bytes, bytes]
@@ -33,32 +36,24 @@ class Watcher(Protocol):
     def close(self) -> None: ...
 
 
-class Fold:
-    """The replica that changes are captured into, as a node's is; it is compared like one."""
+class Fold(Lane):
+    """What changes are captured into, as in a node; it is compared like a node's map."""
 
     def __init__(self, target: KernelMap) -> None:
-        self._identity = Identity(evicts=target.info.type in LRU_TYPES)
-        self.replica = Replica(
+        info = target.info
+        replica = Replica(
             Origin("vm", "matrix", "guest", 1),
             publishes=True,
             applies=False,
-            fingerprints=Fingerprints(target.info.key_size),
+            fingerprints=Fingerprints(info.key_size),
         )
-
-    def drained(self, now: int) -> None:
-        self.replica.drained(now)
-
-    def begin_scan(self, now: int) -> None:
-        self.replica.begin_scan(now)
-
-    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
-        complete = complete and self._identity.missing_means_deleted
-        return self.replica.compare(keys, values, complete=complete)
+        outbox = Outbox(info.key_size, info.value_size, OUTBOX_BYTES)
+        super().__init__(replica, outbox, Identity(evicts=info.type in LRU_TYPES))
 
     def add(self, batches: Sequence[DeltaBatch]) -> list[Change]:
         found: list[Change] = []
         for batch in batches:
-            self.replica.capture(batch)
+            assert self.sink(batch), "the outbox holds all that the suite does"
             columns = zip(batch.ops.tolist(), batch.keys, batch.values, strict=True)
             found += [(op, key.tobytes(), value.tobytes()) for op, key, value in columns]
         return found

@@ -1,0 +1,126 @@
+"""A range of the fold: entries whose key hash lies in it, sorted by that hash.
+
+The fold is kept in ranges so that no single step takes long, however large the map: changes wait
+beside a range until there are enough of them, and are then merged into that range alone.
+
+Invariant: the newest change of each key decides. A row is *late* when its newest change was noted
+after the open scan began; while a scan is open, deleted keys stay as late rows that are not held.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from bridge.model import U8, U64
+
+Flags = npt.NDArray[np.bool_]
+ROWS_MAX = 32_768  # of a range; beyond it is split
+
+
+class CollisionError(Exception):
+    """Two keys share a hash."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """Changes in their order: whether each leaves its key in the map, and was noted late."""
+
+    held: Flags
+    late: Flags
+    keys: U8
+    hashes: U64
+    values: U64  # hashes of the values
+
+    def __len__(self) -> int:
+        return len(self.held)
+
+    def take(self, rows: slice | npt.NDArray[np.intp]) -> Noted:
+        return Noted(
+            self.held[rows],
+            self.late[rows],
+            self.keys[rows],
+            self.hashes[rows],
+            self.values[rows],
+        )
+
+    @staticmethod
+    def concatenate(parts: list[Noted]) -> Noted:
+        if len(parts) == 1:
+            return parts[0]
+        return Noted(
+            np.concatenate([p.held for p in parts]),
+            np.concatenate([p.late for p in parts]),
+            np.concatenate([p.keys for p in parts]),
+            np.concatenate([p.hashes for p in parts]),
+            np.concatenate([p.values for p in parts]),
+        )
+
+    @staticmethod
+    def empty(key_size: int) -> Noted:
+        return Noted(
+            np.zeros(0, np.bool_),
+            np.zeros(0, np.bool_),
+            np.zeros((0, key_size), np.uint8),
+            np.zeros(0, np.uint64),
+            np.zeros(0, np.uint64),
+        )
+
+
+@dataclass(slots=True)
+class FoldPart:
+    """``rows`` are sorted by hash, each key once; ``low``: the least hash that belongs here."""
+
+    low: int
+    rows: Noted
+    waiting: list[Noted] = field(default_factory=list)
+    waiting_rows: int = 0
+
+    def add(self, changes: Noted) -> None:
+        self.waiting.append(changes)
+        self.waiting_rows += len(changes)
+
+    def merge(self, *, scanning: bool) -> None:
+        """Fold what waits into the rows. Raises ``CollisionError`` and leaves all as it was."""
+        if not self.waiting:
+            return
+        whole = Noted.concatenate([self.rows, *self.waiting])
+        order = np.argsort(whole.hashes, kind="stable")
+        hashes = whole.hashes[order]
+        same = hashes[1:] == hashes[:-1]
+        if same.any():
+            some, others = order[1:][same], order[:-1][same]
+            if not (whole.keys[some] == whole.keys[others]).all():
+                raise CollisionError
+            order = order[np.append(~same, True)]
+        kept = whole.held[order]
+        if scanning:
+            kept |= whole.late[order]
+        self.rows = whole.take(order if kept.all() else order[kept])
+        self.waiting, self.waiting_rows = [], 0
+
+    def begin(self) -> None:
+        """A scan begins: nothing is late yet, and no deleted key need be remembered."""
+        rows = self.rows if self.rows.held.all() else self.rows.take(np.flatnonzero(self.rows.held))
+        self.rows = _not_late(rows)
+        self.waiting = [_not_late(changes) for changes in self.waiting]
+
+    def split(self) -> list[FoldPart]:
+        """Ranges of at most ``ROWS_MAX`` rows that take this one's place."""
+        count = -(-len(self.rows) // ROWS_MAX)
+        if count < 2 or self.waiting:
+            return [self]
+        cuts = [len(self.rows) * number // count for number in range(count + 1)]
+        return [
+            FoldPart(
+                self.low if number == 0 else int(self.rows.hashes[cuts[number]]),
+                self.rows.take(slice(cuts[number], cuts[number + 1])),
+            )
+            for number in range(count)
+        ]
+
+
+def _not_late(rows: Noted) -> Noted:
+    return Noted(rows.held, np.zeros(len(rows), np.bool_), rows.keys, rows.hashes, rows.values)
