@@ -44,8 +44,7 @@ class MapRow:
 def command(show_all: bool, as_json: bool) -> None:
     """List the maps of this kernel and whether they can be bridged.
 
-    The column BRIDGE says yes, sweep (changes are found by reading and comparing only) or no. JSON
-    always lists all maps.
+    The column BRIDGE says yes or no, and why. JSON always lists all maps.
 
     \b
     Examples:
@@ -122,5 +121,5 @@ def _row(info: MapInfo, pins: tuple[str, ...]) -> MapRow:
         info.max_entries,
         pins,
         verdict.support,
-        f"publish only: {verdict.reason}" if verdict.publish_only else verdict.reason,
+        verdict.reason,
     )

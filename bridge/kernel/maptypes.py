@@ -75,6 +75,9 @@ PER_CPU_TYPES = frozenset(
 # Types whose every slot always exists.
 ARRAY_TYPES = frozenset((MapType.ARRAY, MapType.PERCPU_ARRAY))
 
+# Types whose values programs change through a looked-up pointer as a rule, where no probe sees it.
+IN_PLACE_TYPES = ARRAY_TYPES | PER_CPU_TYPES
+
 # Types whose LOOKUP_BATCH walks buckets or indexes and so never comes back to a key. The others
 # walk by the last key and start again when it has vanished.
 SINGLE_PASS_TYPES = frozenset(

@@ -13,7 +13,6 @@ class Support(enum.StrEnum):
     """How much of the bridge works with a map."""
 
     YES = "yes"
-    SWEEP = "sweep"  # changes are found by reading and comparing only
     NO = "no"
 
 
@@ -63,7 +62,8 @@ _REASONS = {
 }
 
 
-_KNOWN = frozenset((MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE))
+_KNOWN = frozenset((MapType.HASH, MapType.LRU_HASH, MapType.LPM_TRIE, MapType.ARRAY))
+_CPUS = "its values belong to the CPUs of this machine"
 
 
 def judge(info: MapInfo) -> Verdict:
@@ -75,11 +75,7 @@ def judge(info: MapInfo) -> Verdict:
             Support.NO, f"keys over {KEY_SIZE_MAX} or values over {VALUE_SIZE_MAX} bytes"
         )
     if info.type in PER_CPU_TYPES:
-        return Verdict(
-            Support.SWEEP, "its values belong to the CPUs of this machine", publish_only=True
-        )
+        return Verdict(Support.YES, f"publish only, {_CPUS}", publish_only=True)
     if info.type in _KNOWN:
         return Verdict(Support.YES)
-    if info.type == MapType.ARRAY:
-        return Verdict(Support.SWEEP, "programs write arrays in place, where no probe sees it")
     return Verdict(Support.NO, "this type is not known to this version")

@@ -22,8 +22,7 @@ from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.errors import InvariantError
 from bridge.kernel.errors import MapClosedError
 from bridge.kernel.maps import KernelMap, type_name
-from bridge.kernel.maptypes import ARRAY_TYPES
-from bridge.kernel.support import Support, judge
+from bridge.kernel.maptypes import IN_PLACE_TYPES
 from bridge.model import MapInfo
 from bridge.node.lane import Lane
 
@@ -55,7 +54,7 @@ def sweep_beside(entry: MapConfig, info: MapInfo) -> float | None:
 
     Programs write arrays through the pointer that a lookup gives them, as a rule.
     """
-    asked = entry.sweeps_too or info.type in ARRAY_TYPES
+    asked = entry.sweeps_too or info.type in IN_PLACE_TYPES
     return entry.sweep_seconds if asked else None
 
 
@@ -107,9 +106,7 @@ class Capturing:
         """Whether this map's changes are seen by comparing its contents."""
         if entry.emit is not None or not entry.role.publishes:
             return False
-        if self._selection is None or judge(info).support is Support.SWEEP:
-            return True
-        return not self._selection.covers(info.type)
+        return self._selection is None or not self._selection.covers(info.type)
 
     def add(
         self,
