@@ -10,7 +10,7 @@ import pytest
 from bridge.rig.broker import ServerThread
 from tests.integration.kernel_support import pin_folder
 from tests.node_kit import Rig
-from tests.order_kit import check_order
+from tests.order_kit import Hand, check_order
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
@@ -26,7 +26,12 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 
 
 @pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
-def test_a_replica_equals_what_two_processors_wrote(
+def test_a_replica_equals_what_two_programs_wrote(rig: Rig, request: pytest.FixtureRequest) -> None:
+    check_order(rig, request, (Hand.PROGRAM, Hand.PROGRAM), repetitions=3, rounds=10_007)
+
+
+@pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
+def test_a_replica_equals_what_a_program_and_a_process_wrote(
     rig: Rig, request: pytest.FixtureRequest
 ) -> None:
-    check_order(rig, request, repetitions=3, rounds=10_007)
+    check_order(rig, request, (Hand.PROGRAM, Hand.BATCH), repetitions=3, rounds=10_007)
