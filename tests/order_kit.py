@@ -40,6 +40,9 @@ class Hand(enum.StrEnum):
     BATCH = "batch"  # by bpf(2), whose record is made long after its first change
 
 
+Hands = tuple[Hand, Hand]
+
+
 class Contention:
     """A source whose program two processors run, and a node that follows it.
 
@@ -47,10 +50,7 @@ class Contention:
     stream has it, and so source and replica agree.
     """
 
-    def __init__(
-        self, rig: Rig, loaded: LoadedObject, hands: tuple[Hand, Hand], *, emit: bool
-    ) -> None:
-        self._hands = hands
+    def __init__(self, rig: Rig, loaded: LoadedObject, *, emit: bool) -> None:
         self._written = 0  # changes
         self._window = 0  # which sixteen keys
         self.source = loaded.map(MAP)
@@ -67,16 +67,16 @@ class Contention:
         self.a = rig.node("a", MapEntry(name, loaded.map_pin(MAP), Role.REPLICATE, emitted))
         self.b = rig.node("b", rig.entry(name, "b", Role.REPLICATE))
 
-    def repeat(self, rounds: int) -> None:
+    def repeat(self, hands: Hands, rounds: int) -> None:
         """``rounds`` operations by two processors; then both maps must hold the same."""
         before = self._counts()
-        if Hand.BATCH not in self._hands:
+        if Hand.BATCH not in hands:
             _together([partial(self._run, n, (rounds + n) // 2) for n in (0, 1)])
             assert self._counts()[0] - before[0] == rounds
         else:
             for _ in range(-(-rounds // (2 * ROWS))):
                 self._window += 1
-                _together([self._turn(n, hand) for n, hand in enumerate(self._hands)])
+                _together([self._turn(n, hand) for n, hand in enumerate(hands)])
         self._written += self._counts()[1] - before[1]
         until(lambda: published(self.a) + self.lost() >= self._written, "all changes")
         try:
@@ -161,7 +161,7 @@ def _together(parts: Sequence[Callable[[], None]]) -> None:
 def check_order(
     rig: Rig,
     request: pytest.FixtureRequest,
-    hands: tuple[Hand, Hand],
+    pairs: Sequence[Hands],
     *,
     repetitions: int,
     rounds: int,
@@ -177,11 +177,12 @@ def check_order(
         cache=default_cache(),
     )
     with load_object(compiled, rig.pins / "contend") as loaded:
-        contention = Contention(rig, loaded, hands, emit=emit)
-        began = time.monotonic()
-        for _ in range(repetitions):
-            contention.repeat(rounds)
+        contention = Contention(rig, loaded, emit=emit)
         mode = "emit" if emit else contention.a.capture_mode
-        lost, seconds = contention.lost(), time.monotonic() - began
-        who = " and ".join(hands)
-        print(f"{mode}, {who}: {repetitions} x {rounds:,} rounds, {seconds:.0f} s, {lost} lost")
+        for hands in pairs:
+            began = time.monotonic()
+            for _ in range(repetitions):
+                contention.repeat(hands, rounds)
+            who, seconds = " and ".join(hands), time.monotonic() - began
+            lost = contention.lost()
+            print(f"{mode}, {who}: {repetitions} x {rounds:,} rounds, {seconds:.0f} s, {lost} lost")

@@ -24,6 +24,6 @@ def test_a_replica_equals_what_two_processors_wrote(
     with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
         rig = Rig(tmp_path, pins, server, capture="sweep" if emit else "syscall")
         try:
-            check_order(rig, request, (hand, hand), repetitions=3, rounds=100_003, emit=emit)
+            check_order(rig, request, [(hand, hand)], repetitions=3, rounds=100_003, emit=emit)
         finally:
             rig.close()

@@ -26,12 +26,9 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 
 
 @pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
-def test_a_replica_equals_what_two_programs_wrote(rig: Rig, request: pytest.FixtureRequest) -> None:
-    check_order(rig, request, (Hand.PROGRAM, Hand.PROGRAM), repetitions=3, rounds=10_007)
-
-
-@pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
-def test_a_replica_equals_what_a_program_and_a_process_wrote(
+def test_a_replica_equals_what_two_processors_wrote(
     rig: Rig, request: pytest.FixtureRequest
 ) -> None:
-    check_order(rig, request, (Hand.PROGRAM, Hand.BATCH), repetitions=3, rounds=10_007)
+    """Two programs first; then one of them beside a process that writes batches."""
+    hands = ((Hand.PROGRAM, Hand.PROGRAM), (Hand.PROGRAM, Hand.BATCH))
+    check_order(rig, request, hands, repetitions=3, rounds=10_007)
