@@ -147,6 +147,18 @@ def test_an_own_eviction_keeps_nobody_out() -> None:
     assert rows(judge.judge([Log().message(batch(Op.UPDATE, 1, value=4))]).writes)
 
 
+def test_a_key_in_doubt_is_written_again_though_its_message_ends_inside_of_a_capture() -> None:
+    judge = replica()
+    first, second = batch(Op.DELETE, 1, time=30), batch(Op.UPDATE, 1, value=5, time=31)
+    captured = DeltaBatch.concatenate([first, second, batch(Op.UPDATE, 2, began=40, time=41)])
+    judge.capture(captured)
+    assert judge.dirty_keys == 1
+    verdict = judge.judge([Delta(OWN, 1, captured.take(slice(0, 2)))])
+    assert rows(verdict.writes) == {1: (Op.UPDATE, 5)}
+    assert judge.judge([Delta(OWN, 3, captured.take(slice(2, 3)))]).writes is None
+    assert judge.dirty_keys == 0
+
+
 def test_writes_are_remembered_while_changes_wait_to_be_captured() -> None:
     """The change began before the write and is drained long after: its order is in doubt."""
     judge = replica(sweeps=False)

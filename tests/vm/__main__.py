@@ -24,7 +24,7 @@ from tests.vm.machine import GUEST_RESULTS, Outcome, kvm_works, run_in_guest
 from tests.vm.matrix.run import run_matrix
 
 _RUN_SECONDS = 600.0
-_TEST_SECONDS = 900.0
+_TEST_SECONDS = 1800.0
 _ONE_TEST_SECONDS = 300  # emulation is ten to thirty times slower than the processor
 _SHOWN_LINES = 40
 

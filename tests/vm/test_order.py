@@ -10,7 +10,7 @@ import pytest
 from bridge.rig.broker import ServerThread
 from tests.integration.kernel_support import pin_folder
 from tests.node_kit import Rig
-from tests.order_kit import check_order
+from tests.order_kit import Hand, check_order
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3000)]
 
@@ -29,4 +29,6 @@ def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
 def test_a_replica_equals_what_two_processors_wrote(
     rig: Rig, request: pytest.FixtureRequest
 ) -> None:
-    check_order(rig, request, repetitions=3, rounds=10_007)
+    """Two programs first; then one of them beside a process that writes batches."""
+    hands = ((Hand.PROGRAM, Hand.PROGRAM), (Hand.PROGRAM, Hand.BATCH))
+    check_order(rig, request, hands, repetitions=3, rounds=10_007)
