@@ -80,6 +80,7 @@ class Follower:
     log: str = ""
     following: bool = False  # all of what was the log's end has been written
     _subscription: Subscription | None = None
+    _ahead: Subscription | None = None  # opened while a snapshot is loaded, from its position on
     _bytes_before: int = 0
     _changes_before: int = 0
     _handed: int = 0
@@ -170,9 +171,15 @@ class Follower:
         return self._bytes_before + now
 
     async def close(self) -> None:
+        await self._close_ahead()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
+
+    async def _close_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            await ahead.close()
 
     async def _join(self, plan_now: Callable[[], Awaitable[Plan]]) -> int:
         """Load what has to be loaded; where reading goes on."""
@@ -185,6 +192,7 @@ class Follower:
                 if plan.snapshot is not None:
                     await self._load(plan, plan.snapshot)
             except (SnapshotBrokenError, SnapshotStoreError) as error:
+                await self._close_ahead()
                 self.counters.load_failures += 1
                 self.report.warn_once(f"a snapshot could not be loaded: {error}", map=self.name)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -258,6 +266,7 @@ class Follower:
             keys_now=self._keys_now if plan.sweep_out else None,
             wake=lambda: _wake(loop, self._step),
         )
+        self._ahead = self._subscribe(plan.after)
         sent, first, digest = 0, 1, 0
         async for batch in self.snapshots.parts(manifest):
             digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
@@ -296,11 +305,12 @@ class Follower:
         parts = [keys for keys, _ in self.map.scan()]
         return np.concatenate(parts) if parts else np.zeros((0, self.map.info.key_size), np.uint8)
 
+    def _subscribe(self, after: int) -> Subscription:
+        return self.bus.subscribe(self.cluster, [self.name], Position(after), log_id=self.log)
+
     async def _follow(self, after: int) -> Gap | None:
         """Hand on what comes; the hole that was met, ``None`` at the end."""
-        subscription = self.bus.subscribe(
-            self.cluster, [self.name], Position(after), log_id=self.log
-        )
+        subscription, self._ahead = self._ahead or self._subscribe(after), None
         self._subscription = subscription
         async for item in subscription:
             match item:
