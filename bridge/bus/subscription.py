@@ -60,6 +60,7 @@ class NatsSubscription:
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
     ) -> None:
         self.counters = SubscriptionCounters()
+        self.trouble = ""
         self.name = name
         self._connection = connection
         self._api = connection.settings.api_prefix
@@ -142,7 +143,7 @@ class NatsSubscription:
                     take=self._take,
                     room=self._room,
                 )
-                reason = await self._live(link, consumer)
+                reason = self.trouble = await self._live(link, consumer)
                 failures = 0 if consumer.consumed else failures + 1
                 if failures and failures % _REPORT_AT == 0:
                     self._report(f"log {self._stream}: cannot be read ({reason}); trying again")
@@ -163,6 +164,7 @@ class NatsSubscription:
             self.counters.recreated += self._opened
             self._opened = True
             self._consumer = consumer
+            self.trouble = ""
             await self._keep(link, consumer)
         except (DoubtError, RequestError) as error:
             return str(error)

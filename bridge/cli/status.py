@@ -137,6 +137,11 @@ def _print(status: dict[str, object], *, as_json: bool) -> None:
         f"broker {'connected at ' + str(where) if connected else 'AWAY'}"
     )
     names = list(maps) if isinstance(maps, dict) else []
+    if isinstance(broker, dict) and broker.get("trouble"):
+        output.line(f"broker: {broker['trouble']}")
+    for name in names:
+        if trouble := _map(status, name).get("trouble"):
+            output.line(f"map {name}: {trouble}")
     output.print_table(
         ["map", "role", "state", "synced", "behind s", "published", "applied", "lost", "repaired"],
         [_row(name, _map(status, name)) for name in names],

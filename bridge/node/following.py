@@ -165,6 +165,12 @@ class Follower:
         return max(read, written) if self.level() else written
 
     @property
+    def trouble(self) -> str:
+        """Why the stream cannot be read now, empty while it can."""
+        subscription = self._subscription
+        return "" if subscription is None else subscription.trouble
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of this map's messages so far."""
         now = 0 if self._subscription is None else self._subscription.counters.bytes

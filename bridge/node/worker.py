@@ -283,7 +283,7 @@ class MapWorker:
             repairing=losses > self._losses_told
             or self._plan.open
             or capturing.repairs(name).going_on,
-            replaced=0,
+            replaced=0 if lane.outbox is None else lane.outbox.statistics().rows_merged,
             unwritten=counters.unwritten + counters.forgotten,
             watermark=lane.watermark,
             captured=lane.replica.captured,
@@ -414,8 +414,10 @@ class MapWorker:
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
+            answer["trouble"] = parts.loop.trouble
         if parts.follower is not None and parts.taker is not None:
             answer["stream"] = asdict(parts.follower.counters)
+            answer["trouble"] = answer.get("trouble") or parts.follower.trouble
             answer["joined"] = asdict(parts.follower.joined)
             answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:
