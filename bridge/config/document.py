@@ -210,6 +210,7 @@ class MapTable(SelectorTable):
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
+    lag: Annotated[float, BeforeValidator(_duration(0.1, 3600))] = settings.LAG_SECONDS
 
 
 class Document(Table):

@@ -166,6 +166,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         emit=None if table.emit is None else _selector(table.emit),
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
+        lag_seconds=table.lag,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
     )
 

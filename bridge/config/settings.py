@@ -17,6 +17,7 @@ SWEEP_SECONDS = 0.25
 RING_BYTES = 16 << 20
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
+LAG_SECONDS = 5.0
 SNAPSHOT_SECONDS = 3600.0
 SNAPSHOT_BYTES = 256 << 20
 
@@ -108,6 +109,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    lag_seconds: float = LAG_SECONDS  # a map that is further behind is not synced
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal, TypeVar
 
 from bridge import __version__
 from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
+from bridge.bus.board import Standing, SyncBoard
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
@@ -23,6 +25,7 @@ from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
+from bridge.node.announcing import Announcer
 from bridge.node.capturing import Capturing
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
@@ -73,6 +76,7 @@ class Node:
         self._workers: list[MapWorker] = []
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -108,6 +112,8 @@ class Node:
         )
         self._requests.clear()
         stack.push_async_callback(self._requests.close)
+        board = SyncBoard(self._bus, self._config.node.cluster, self._log_settings())
+        self._announcer = Announcer(board, self._report)
         self._workers = [MapWorker(entry, services) for entry in self._config.maps]
         return applier
 
@@ -159,6 +165,9 @@ class Node:
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
+            if self._announcer is not None:
+                last = [replace(one, synced=False, state="stopped") for one in self._standings()]
+                await self._announcer.close(last)
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
             self._save_positions()
             for worker in self._workers:
@@ -185,6 +194,8 @@ class Node:
             self._write_status()
             self._save_positions()
             self._look_for_requests()
+            if self._announcer is not None:
+                self._announcer.tell(self._standings())
             for worker in self._workers:
                 worker.report_losses()
             self._capturing.check()
@@ -204,6 +215,26 @@ class Node:
             self._positions.save()
         except OSError as error:
             self._report.warn_once(f"positions cannot be saved: {error}")
+
+    def _standings(self) -> list[Standing]:
+        """How the maps of this node stand, for the other nodes."""
+        standings = []
+        for worker in self._workers:
+            sync = worker.sync()
+            standings.append(
+                Standing(
+                    node=self._config.node.name,
+                    map=worker.config.name,
+                    synced=sync.synced,
+                    state=str(worker.state),
+                    behind_seconds=sync.behind_seconds
+                    if math.isfinite(sync.behind_seconds)
+                    else None,
+                    position=worker.position(),
+                    written=time.time(),
+                )
+            )
+        return standings
 
     def _look_for_requests(self) -> None:
         try:

@@ -119,7 +119,7 @@ class MapWorker:
         """From the opening of the map until something ends that: an origin of its own."""
         self.state = MapState.WAITING
         self._losses_told = self._repairs_told = 0
-        self._plan, self._gate = RepairPlan(), SyncGate()
+        self._plan, self._gate = RepairPlan(), SyncGate(self.config.lag_seconds)
         parts = self._parts = self._open(await self._find())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -391,6 +391,11 @@ class MapWorker:
             sequence=counters.sequence,
             lag_seconds=counters.lag_seconds,
         )
+
+    def position(self) -> int:
+        """Everything of this map up to here in the log is written; 0 where nothing is applied."""
+        parts = self._parts
+        return parts.follower.position() if parts is not None and parts.follower else 0
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map."""
