@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,12 +17,14 @@ import numpy as np
 from bridge.apply.applier import ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
-from bridge.bus.protocol import Broken, Bus, Gap, LogState, Received, Subscription
+from bridge.bus.connection import end_task
+from bridge.bus.protocol import Broken, Bus, Gap, Item, LogState, Received, Subscription
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
 from bridge.core.digest import rows_digest
 from bridge.core.joining import Plan, Way, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import Log, usable
+from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Delta, DeltaBatch, Manifest, Position
 from bridge.node.positions import Positions
@@ -32,6 +34,8 @@ WINDOW_PARTS = 6  # of a snapshot between the reader and the writer thread
 RETRY_SECONDS = 0.5
 AWAIT_SECONDS_MAX = 60.0  # for a snapshot that somebody else has to take
 POLL_SECONDS = 0.02
+EARLY_BYTES_MAX = 24 << 20
+EARLY_OVERHEAD = 2048  # bytes of memory that a message takes beside its columns
 ACKS_MAX = 65_536
 
 
@@ -80,7 +84,9 @@ class Follower:
     log: str = ""
     following: bool = False  # all of what was the log's end has been written
     _subscription: Subscription | None = None
-    _ahead: Subscription | None = None  # opened while a snapshot is loaded, from its position on
+    # While a snapshot is written, what follows it is read and decoded already.
+    _ahead: Subscription | None = None
+    _early: deque[Item] = field(default_factory=deque)
     _bytes_before: int = 0
     _changes_before: int = 0
     _handed: int = 0
@@ -135,7 +141,7 @@ class Follower:
         if subscription is None:
             return False
         # In this order: a message that is just being handed over has left ``pending`` already.
-        nothing_pending = subscription.pending == 0
+        nothing_pending = subscription.pending == 0 and not self._early
         return nothing_pending and self.target.counters.sequence >= self._handed
 
     def caught_up(self) -> bool:
@@ -184,6 +190,7 @@ class Follower:
 
     async def _close_ahead(self) -> None:
         ahead, self._ahead = self._ahead, None
+        self._early.clear()
         if ahead is not None:
             await ahead.close()
 
@@ -273,6 +280,16 @@ class Follower:
             wake=lambda: _wake(loop, self._step),
         )
         self._ahead = self._subscribe(plan.after)
+        reading = asyncio.create_task(self._read_ahead(self._ahead))
+        try:
+            await self._hand_parts(plan, manifest, load)
+        finally:
+            await end_task(reading)
+        self.counters.loads += 1
+        self.joined.load_seconds = time.monotonic() - self.joined.began
+        self.joined.position, self.joined.entries = manifest.position, manifest.rows
+
+    async def _hand_parts(self, plan: Plan, manifest: Manifest, load: Load) -> None:
         sent, first, digest = 0, 1, 0
         async for batch in self.snapshots.parts(manifest):
             digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
@@ -284,9 +301,18 @@ class Follower:
         end = DeltaBatch.empty(manifest.key_size, manifest.value_size)
         await self._hand(plan.after, Delta(manifest.origin, first, end), load)
         await self._until(lambda: load.finished)
-        self.counters.loads += 1
-        self.joined.load_seconds = time.monotonic() - self.joined.began
-        self.joined.position, self.joined.entries = manifest.position, manifest.rows
+
+    async def _read_ahead(self, subscription: Subscription) -> None:
+        """Within bounds: what is not taken here is taken later."""
+        size = 0
+        with contextlib.suppress(BridgeError):  # whoever reads on meets it again
+            async for item in subscription:
+                self._early.append(item)
+                size += (
+                    item.delta.batch.nbytes + EARLY_OVERHEAD if isinstance(item, Received) else 0
+                )
+                if size > EARLY_BYTES_MAX or not isinstance(item, Received):
+                    return
 
     async def _resolve(self) -> None:
         """Wait until the fate of every own message that was sent is known."""
@@ -318,7 +344,7 @@ class Follower:
         """Hand on what comes; the hole that was met, ``None`` at the end."""
         subscription, self._ahead = self._ahead or self._subscribe(after), None
         self._subscription = subscription
-        async for item in subscription:
+        async for item in _chained(self._early, subscription):
             match item:
                 case Received():
                     self.counters.received += 1
@@ -336,6 +362,13 @@ class Follower:
                     await subscription.close()
                     return item
         return None
+
+
+async def _chained(early: deque[Item], subscription: Subscription) -> AsyncIterator[Item]:
+    while early:
+        yield early.popleft()
+    async for item in subscription:
+        yield item
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
