@@ -26,7 +26,7 @@ from bridge.core.joining import Plan, Way, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import Log, usable
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
-from bridge.model import U8, Delta, DeltaBatch, Manifest, Position
+from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
@@ -90,6 +90,8 @@ class Follower:
     _bytes_before: int = 0
     _changes_before: int = 0
     _handed: int = 0
+    _newest: Anchor | None = None  # the last message handed on
+    _anchor: Anchor | None = None  # the last one that was written
     _head: int = 0
     _saved: int | None = None
     _known: bool = False
@@ -102,7 +104,9 @@ class Follower:
         self.log, self._head = state.id, state.last
         saved = self.positions.of(self.name, self.map.info.id, state.id)
         self._known = self.positions.knows(self.name, self.map.info.id)
-        self._saved = saved if saved is None or saved <= state.last else None
+        # A log that went back, or did so and grew again, is not the one that it counts in.
+        same = saved is None or (saved <= state.last and await self._is_same_log())
+        self._saved = saved if same else None
         if rejoins(self._saved, log_of(state), publishes=self.publishes):
             assert self._saved is not None
             self.target.replica.rejoin(self._saved)
@@ -112,6 +116,11 @@ class Follower:
                 map=self.name,
                 position=self._saved,
             )
+
+    async def _is_same_log(self) -> bool:
+        anchor = self.positions.anchor(self.name)
+        stored = None if anchor is None else await self.bus.stored_at(self.cluster, anchor.sequence)
+        return stored is None or anchor is None or stored == anchor.stored_at_ns
 
     async def run(self) -> None:
         after = await self._join(self._plan_start)
@@ -162,6 +171,14 @@ class Follower:
         self.joined.seconds = time.monotonic() - self.joined.began
         self.following = True
         return True
+
+    def save_position(self) -> None:
+        """Note how far the map has come, and the newest message that this rests on."""
+        position, newest = self.position(), self._newest
+        if newest is not None and newest.sequence <= position:
+            self._anchor = newest
+        if position:
+            self.positions.note(self.name, self.map.info.id, self.log, position, self._anchor)
 
     def position(self) -> int:
         """Everything of this map up to here in the log has been written to it."""
@@ -349,6 +366,7 @@ class Follower:
                 case Received():
                     self.counters.received += 1
                     self._handed = item.sequence
+                    self._newest = Anchor(item.sequence, item.stored_at_ns)
                     await self._hand(item.sequence, item.delta)
                 case Broken():
                     self.counters.broken += 1

@@ -298,10 +298,8 @@ class MapWorker:
         follower, counters = parts.follower, parts.target.counters
         if follower is None or not follower.following or counters.unwritten:
             return
-        if self.state != MapState.JOINING and (position := follower.position()):
-            self.services.positions.note(
-                self.config.name, parts.map.info.id, follower.log, position
-            )
+        if self.state != MapState.JOINING:
+            follower.save_position()
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
