@@ -46,3 +46,17 @@ def test_the_bench_counts_every_change() -> None:
         assert rate["changes"] > 1000
         assert (rate["missing"], rate["dropped"]) == (0, 0)
         assert 0 < rate["p50_ms"] <= rate["p99_ms"]
+
+
+def test_the_late_joiner_of_the_bench_misses_nothing() -> None:
+    answer = last_line("bench", "late-join", "--entries", "20011", "--rate", "5003", "--json")
+    assert answer["missing"] == 0
+    entries, tail = answer["entries"], answer["tail_changes"]
+    assert isinstance(entries, int)
+    assert isinstance(tail, int)
+    assert 15_000 < entries <= 20_011
+    assert tail > 1000
+    for field in ("seconds", "load_seconds", "update_batch_seconds", "share", "rss_mb"):
+        value = answer[field]
+        assert isinstance(value, float)
+        assert value > 0
