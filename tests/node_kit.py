@@ -40,9 +40,16 @@ class Rig:
     def entry(self, name: str, pin: str, role: Role) -> MapEntry:
         return MapEntry(name, self.pins / pin, role)
 
-    def node(self, name: str, *maps: MapEntry, url: str = "", ready: bool = True) -> NodeProcess:
+    def node(
+        self, name: str, *maps: MapEntry, url: str = "", ready: bool = True, more: str = ""
+    ) -> NodeProcess:
         node = NodeProcess(
-            name, self.directory, broker_url=url or self.server.url, maps=maps, capture=self.capture
+            name,
+            self.directory,
+            broker_url=url or self.server.url,
+            maps=maps,
+            capture=self.capture,
+            more=more,
         )
         self.nodes.append(node)
         if ready:

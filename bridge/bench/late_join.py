@@ -91,9 +91,9 @@ class LateJoin:
         a = stack.enter_context(self._owner(directory, server.url, churn))
         self._await(lambda: _counter(a, *PUBLISHED) >= self.entries, "the first entries", a)
         with _changing(churn, self.entries, self.rate) as generator:
+            plain = self._plain(source, keys, values)
             self.report("taking a snapshot")
             taken = ask(a.state_directory, "snapshot", MAP, WAIT_SECONDS_MAX)
-            plain = self._plain(source, keys, values)
             self.report("a node joins")
             started = time.monotonic()
             b = stack.enter_context(

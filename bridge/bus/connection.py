@@ -80,6 +80,7 @@ class Connection:
         self._failure: BridgeError | None = None
         self._closing = False
         self._connections = 0
+        self._trouble = ""
         self._discovered: list[str] = []
         self._last_state = BusState(False, 0, "", 0, _redacted(settings.urls[0]))
         self._task: asyncio.Task[None] | None = None
@@ -93,6 +94,7 @@ class Connection:
             last.server_version,
             last.max_payload,
             last.url,
+            self._trouble,
         )
 
     async def open(self) -> None:
@@ -154,6 +156,7 @@ class Connection:
                     self._failure = error
                     self._changed.set()
                     return
+                self._trouble = str(error)
                 if failures % _REPORT_EVERY == 0:
                     self._report(f"{error}; trying again")
                 pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2 ** min(failures, 10))
@@ -162,7 +165,7 @@ class Connection:
                 continue
             if failures or self._connections:
                 self._report(f"broker {link.url}: connected")
-            failures = 0
+            failures, self._trouble = 0, ""
             if self._task is None:  # closed, and the cancellation was swallowed
                 await link.shut()
                 return
@@ -171,6 +174,7 @@ class Connection:
             self._changed.set()
             await self._watch(link)
             self._link = None
+            self._trouble = link.loss
             await link.shut()
             if not self._closing:
                 self._report(f"broker {link.url}: connection lost ({link.loss})")

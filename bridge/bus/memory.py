@@ -285,6 +285,7 @@ class MemorySubscription:
         self, bus: MemoryBus, log: MemoryLog, filters: Sequence[str], after: int, log_id: str
     ) -> None:
         self.counters = SubscriptionCounters()
+        self.trouble = ""
         self._bus = bus
         self._log = log
         self._patterns = [tuple(pattern.split(".")) for pattern in filters]

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from nats import errors as nats_errors
 
@@ -20,7 +19,14 @@ from bridge.bus.protocol import (
     LogUnavailableError,
     MessageTooLargeError,
 )
-from bridge.bus.streams import STREAM_NOT_FOUND, LogReport, LogSettings, ensure_log, log_state
+from bridge.bus.streams import (
+    STREAM_NOT_FOUND,
+    LogReport,
+    LogSettings,
+    ensure_log,
+    log_state,
+    nanoseconds,
+)
 from bridge.bus.strict import Ack, AttemptError, Last, StrictPublisher
 from bridge.bus.subscription import BUFFER_BYTES_MAX, NatsSubscription
 from bridge.model import Origin, Position
@@ -239,16 +245,6 @@ class _NatsStore:
         if link is None:
             raise AttemptError("not connected")
         return link
-
-
-def nanoseconds(text: str) -> int | None:
-    """An RFC 3339 time in UTC as the server writes it, in ns; ``None`` when it is none."""
-    whole, _, rest = text.removesuffix("Z").partition(".")
-    try:
-        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
-        return seconds * 1_000_000_000 + int(rest.ljust(9, "0")[:9])
-    except ValueError:
-        return None
 
 
 def _message_id(headers: str) -> str:

@@ -1,7 +1,9 @@
 """The queue between the thread that captures one map and the task that publishes its changes.
 
 Bounded in bytes: a full outbox refuses, and the changes stay where they are, in the kernel's ring.
-Batches that wait are merged when they are taken, so that the log gets few large messages under load
+When nothing is taken for a while, the owner has what waits merged key by key, so that memory is
+bounded by what the map can hold and only history shortens; what was taken is never touched.
+Batches that wait are joined when they are taken, so that the log gets few large messages under load
 and small ones at once when it is idle. No row is copied more than once.
 """
 
@@ -10,12 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.model import DeltaBatch
 
 CAPACITY_BYTES = 64 << 20
+MERGE_SHARE = 4  # of the capacity must be new before what waits is merged again
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class OutboxStatistics:
     rows_accepted: int
     batches_refused: int
     rows_taken: int
+    rows_merged: int = 0  # that a later change of their key replaced
 
 
 class Outbox:
@@ -56,6 +62,9 @@ class Outbox:
         self._accepted = 0
         self._refused = 0
         self._taken = 0
+        self._merged = 0
+        self._moved_at = time.monotonic()  # when something was last taken, or began to wait
+        self._unmerged_bytes = 0  # accepted since the last merge
         self._closed = False
         self._sleeper: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
 
@@ -87,7 +96,10 @@ class Outbox:
             if self._closed or (self._batches and self._bytes + size > self._capacity_bytes):
                 self._refused += 1
                 return False
+            if not self._batches:
+                self._moved_at = time.monotonic()
             self._batches.append(batch)
+            self._unmerged_bytes += size
             self._rows += len(batch)
             self._accepted += len(batch)
             self._bytes += size
@@ -135,11 +147,36 @@ class Outbox:
                     self._batches.popleft()
                     self._bytes -= batch.nbytes
                     self._offset = 0
+            self._moved_at = time.monotonic()
             first = self._next_sequence
             self._next_sequence += rows
             self._rows -= rows
             self._taken += rows
         return first, DeltaBatch.concatenate(parts)
+
+    def stalled(self, seconds: float) -> bool:
+        """Whether changes wait of which none was taken for so long."""
+        with self._lock:
+            return bool(self._batches) and time.monotonic() - self._moved_at >= seconds
+
+    def merge(
+        self, coalesce: Callable[[Sequence[DeltaBatch]], DeltaBatch]
+    ) -> tuple[int, DeltaBatch] | None:
+        """Replace what waits by ``coalesce`` of it; its first sequence, and what waits now.
+
+        ``None``: too little was accepted since the last merge for another one to be worth its time.
+        """
+        with self._lock:
+            if not self._batches or self._unmerged_bytes < self._capacity_bytes // MERGE_SHARE:
+                return None
+            waiting = list(self._batches)
+            waiting[0] = waiting[0].take(slice(self._offset, None))
+            merged = coalesce(waiting)
+            self._merged += self._rows - len(merged)
+            self._batches = deque([merged])
+            self._offset, self._unmerged_bytes = 0, 0
+            self._rows, self._bytes = len(merged), merged.nbytes
+            return self._next_sequence, merged
 
     def close(self) -> None:
         """Refuse what comes from now on; what is queued can still be taken."""
@@ -158,6 +195,7 @@ class Outbox:
                 rows_accepted=self._accepted,
                 batches_refused=self._refused,
                 rows_taken=self._taken,
+                rows_merged=self._merged,
             )
 
 

@@ -68,6 +68,7 @@ class BusState:
     server_version: str
     max_payload: int
     url: str
+    trouble: str = ""  # why it is not connected
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +146,10 @@ class Publisher(Protocol):
 
     counters: PublisherCounters
 
+    @property
+    def trouble(self) -> str:
+        """Why the log does not take what is being published, empty while it does."""
+
     async def publish(self, delta: Delta) -> int:
         """Store ``delta``; its sequence in the log. Returns only when it is stored, exactly once.
 
@@ -165,6 +170,10 @@ class Subscription(Protocol):
     """
 
     counters: SubscriptionCounters
+
+    @property
+    def trouble(self) -> str:
+        """Why the log cannot be read now, empty while it can."""
 
     def __aiter__(self) -> AsyncIterator[Item]: ...
 

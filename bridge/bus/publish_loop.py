@@ -86,6 +86,11 @@ class PublishLoop:
         self._rows_per_message()  # refuses a map that cannot be published, before it starts
 
     @property
+    def trouble(self) -> str:
+        """Why nothing is stored now, empty while all is well."""
+        return self._publisher.trouble
+
+    @property
     def in_flight(self) -> int:
         """Changes that were taken from the outbox and are not known to be stored."""
         return len(self._in_flight.batch) if self._in_flight is not None else 0

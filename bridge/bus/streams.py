@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 from bridge.bus.link import Link, Reply, RequestError
@@ -91,6 +92,16 @@ def log_state(reply: Reply) -> LogState:
         bytes_max=max(reply.number("config", "max_bytes"), 0),
         age_seconds_max=reply.number("config", "max_age") / _NS,
     )
+
+
+def nanoseconds(text: str) -> int | None:
+    """An RFC 3339 time in UTC as the server writes it, in ns; ``None`` when it is none."""
+    whole, _, rest = text.removesuffix("Z").partition(".")
+    try:
+        seconds = int(datetime.fromisoformat(whole).replace(tzinfo=UTC).timestamp())
+        return seconds * 1_000_000_000 + int(rest.ljust(9, "0")[:9])
+    except ValueError:
+        return None
 
 
 def _wanted(cluster: str, settings: LogSettings) -> dict[str, object]:

@@ -96,6 +96,7 @@ class StrictPublisher:
         report: Callable[[str], None],
     ) -> None:
         self.counters = PublisherCounters()
+        self.trouble = ""
         self._store = store
         self._origin = origin
         self._subject = delta_subject(origin)
@@ -158,6 +159,7 @@ class StrictPublisher:
                     return self._stored(sequence, len(data))
             except AttemptError as error:
                 self.counters.errors += 1
+                self.trouble = str(error)
                 await pauses.next(error, self._report)
 
     async def _attempt(self, data: bytes, wanted: str) -> int | None:
@@ -181,6 +183,7 @@ class StrictPublisher:
 
     def _stored(self, sequence: int, size: int) -> int:
         self._expected = sequence
+        self.trouble = ""
         self._doubtful = False
         self._own_stored = True
         self.counters.published += 1

@@ -30,7 +30,7 @@ from bridge.bus.protocol import (
     LogUnavailableError,
     SubscriptionCounters,
 )
-from bridge.bus.streams import STREAM_NOT_FOUND, log_state
+from bridge.bus.streams import STREAM_NOT_FOUND, log_state, nanoseconds
 from bridge.errors import BridgeError, InvariantError
 from bridge.wire.subjects import cluster_filter, map_filter, stream_name
 
@@ -60,12 +60,14 @@ class NatsSubscription:
         buffer_bytes_max: int = BUFFER_BYTES_MAX,
     ) -> None:
         self.counters = SubscriptionCounters()
+        self.trouble = ""
         self.name = name
         self._connection = connection
         self._api = connection.settings.api_prefix
         self._stream = stream_name(cluster)
         self._filters = [map_filter(cluster, m) for m in maps] or [cluster_filter(cluster)]
         self._received = after
+        self._newest: Raw | None = None  # the last message that came, for its place and time
         self._verified = after
         self._log_id = log_id
         self._report = report
@@ -142,7 +144,7 @@ class NatsSubscription:
                     take=self._take,
                     room=self._room,
                 )
-                reason = await self._live(link, consumer)
+                reason = self.trouble = await self._live(link, consumer)
                 failures = 0 if consumer.consumed else failures + 1
                 if failures and failures % _REPORT_AT == 0:
                     self._report(f"log {self._stream}: cannot be read ({reason}); trying again")
@@ -159,10 +161,12 @@ class NatsSubscription:
         """One consumer's life; why it ended."""
         try:
             await self._check_log(link)
+            await self._check_newest(link)
             await consumer.open(self._received)
             self.counters.recreated += self._opened
             self._opened = True
             self._consumer = consumer
+            self.trouble = ""
             await self._keep(link, consumer)
         except (DoubtError, RequestError) as error:
             return str(error)
@@ -231,6 +235,24 @@ class NatsSubscription:
             self._verified = max(self._verified, received)
         return state
 
+    async def _check_newest(self, link: Link) -> None:
+        """The message that was read last is still the same one.
+
+        A log that lost its end and grew again is as long as before, and holds others there.
+        """
+        newest = self._newest
+        if newest is None:
+            return
+        reply = await link.call(
+            f"{self._api}.STREAM.MSG.GET.{self._stream}", {"seq": newest.sequence}
+        )
+        stored = None if reply.error_code else nanoseconds(reply.text("message", "time"))
+        if stored is not None and stored != newest.stored_at_ns:
+            raise LogReplacedError(
+                f"log {self._stream}: it lost messages that had been read, and holds others in"
+                f" their place (message {newest.sequence})"
+            )
+
     async def _verify(self, link: Link, consumer: OrderedConsumer) -> None:
         state = await self._check_log(link)
         if self._verified < state.last and await consumer.caught_up():
@@ -241,6 +263,7 @@ class NatsSubscription:
 
     def _take(self, raw: Raw) -> None:
         self._received = raw.sequence
+        self._newest = Raw(raw.sequence, raw.stored_at_ns, raw.subject, b"")
         if raw.sequence == self._verified + 1:
             self._verified = raw.sequence
         self.counters.received += 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bridge.cli import output
+from bridge.cli import cluster, output
 from bridge.cli.options import config_option
 from bridge.config import Config, load
 from bridge.errors import BridgeError, Exit
@@ -38,6 +38,18 @@ class NotSyncedError(BridgeError):
     help="Wait until this map is synced; `all`: all maps.",
 )
 @click.option(
+    "--nodes",
+    "of_all_nodes",
+    is_flag=True,
+    help="All nodes of the cluster, as they tell the broker.",
+)
+@click.option(
+    "--node",
+    "of_node",
+    metavar="NODE",
+    help="With --wait-synced: another node, by what it tells the broker.",
+)
+@click.option(
     "--timeout",
     "timeout_seconds",
     metavar="SECONDS",
@@ -47,20 +59,32 @@ class NotSyncedError(BridgeError):
     help="How long to wait; 0 asks once.",
 )
 @output.json_option
-def command(config_path: Path, awaited: str | None, timeout_seconds: float, as_json: bool) -> None:
+def command(
+    config_path: Path,
+    awaited: str | None,
+    of_all_nodes: bool,
+    of_node: str | None,
+    timeout_seconds: float,
+    as_json: bool,
+) -> None:
     """Tell how this node's maps stand; wait until one is synced.
 
     A map is synced when everything that the stream held was written to it, the broker is there, and
-    it is no more than 5 seconds behind. Exit code 0: so it is; 75: not within the timeout; 69: no
-    bridge runs here.
+    it is no more than 5 seconds behind (`lag` of the configuration). Exit code 0: so it is; 75: not
+    within the timeout; 69: no bridge runs here.
 
     \b
     Examples:
       mapbridge status
       mapbridge status --wait-synced ct --timeout 30
       mapbridge status --wait-synced all --timeout 0 --json
+      mapbridge status --wait-synced ct --node lb-2
+      mapbridge status --nodes
     """
     config = load(config_path)
+    if of_all_nodes or of_node is not None:
+        cluster.show(config, of_node, awaited, timeout_seconds, as_json=as_json)
+        return
     if awaited is not None and awaited != "all" and not _has(config, awaited):
         names = ", ".join(entry.name for entry in config.maps)
         raise click.UsageError(
@@ -153,6 +177,11 @@ def _print(status: dict[str, object], *, as_json: bool) -> None:
         f"broker {'connected at ' + str(where) if connected else 'AWAY'}"
     )
     names = list(maps) if isinstance(maps, dict) else []
+    if isinstance(broker, dict) and broker.get("trouble"):
+        output.line(f"broker: {broker['trouble']}")
+    for name in names:
+        if trouble := _map(status, name).get("trouble"):
+            output.line(f"map {name}: {trouble}")
     output.print_table(
         ["map", "role", "state", "synced", "behind s", "published", "applied", "lost", "repaired"],
         [_row(name, _map(status, name)) for name in names],

@@ -333,6 +333,7 @@ class MapTable(SelectorTable):
     layout: LayoutTable | None = None
     metrics: tuple[MetricTable, ...] = ()
     ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
+    lag: Annotated[float, BeforeValidator(_duration(0.1, 3600))] = settings.LAG_SECONDS
 
 
 class Document(Table):

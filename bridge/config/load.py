@@ -179,6 +179,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
         sweeps_too=table.sweep is not None,
         ignore=table.ignore,
+        lag_seconds=table.lag,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
         evict=table.evict,
         metrics=tuple(_metric(each) for each in table.metrics),

@@ -35,6 +35,7 @@ def is_stream_name(text: str) -> bool:
 
 METRIC_HELP = "entries of an eBPF map"
 METRIC_SERIES = 1_000
+LAG_SECONDS = 5.0
 SNAPSHOT_SECONDS = 3600.0
 SNAPSHOT_BYTES = 256 << 20
 
@@ -180,6 +181,7 @@ class MapConfig:
     sweeps_too: bool = False  # the map's own table asks for sweeps, beside probes or emit as well
     ignore: tuple[str, ...] = ()  # bytes or fields of the value that are no change to a sweep
     ring_bytes: int = RING_BYTES
+    lag_seconds: float = LAG_SECONDS  # a map that is further behind is not synced
     evict: Evict = Evict.LOCAL  # of LRU maps
     metrics: tuple[MetricConfig, ...] = ()
     declared: DeclaredLayout | None = None  # goes before the map's own type information

@@ -44,6 +44,22 @@ class _Pending:
     keys: U8
     sequences: U64 | None
 
+    @property
+    def first_sequence(self) -> int:
+        if self.sequences is not None:
+            return int(self.sequences[0])
+        return self.last_sequence - len(self.keys) + 1
+
+    def before(self, sequence: int) -> _Pending:
+        """What of it comes before an own ``sequence``."""
+        if self.last_sequence < sequence:
+            return self
+        if self.sequences is None:
+            count = sequence - self.first_sequence
+            return _Pending(sequence - 1, self.keys[:count], None)
+        count = int(np.searchsorted(self.sequences, np.uint64(sequence)))
+        return _Pending(sequence - 1, self.keys[:count], self.sequences[:count])
+
     def behind(self, sequence: int) -> _Pending:
         """What of it comes after an own ``sequence`` that has been observed."""
         first = len(self.keys) - (self.last_sequence - sequence)
@@ -147,6 +163,24 @@ class Replica:
         assert not self._applies, "the judge notes what it reads"
         assert self._fingerprints is not None, "scans are not compared for this map"
         self._fingerprints.note(batch)
+
+    def replaced(self, first: int, batch: DeltaBatch) -> None:
+        """Own changes from sequence ``first`` on have become ``batch``: fewer, with new numbers.
+
+        None of them was sent. To be called under the lock that ``capture`` is called under.
+        """
+        while self._pending and self._pending[-1].first_sequence >= first:
+            self._pending.pop()
+        if self._pending and self._pending[-1].last_sequence >= first:
+            self._pending[-1] = self._pending[-1].before(first)
+        self.captured = first + len(batch) - 1
+        lasting = _not_evicted(batch)
+        rows = np.arange(len(batch)) if lasting is None else np.flatnonzero(lasting)
+        if self._applies and len(rows):
+            sequences = None if lasting is None else (rows + first).astype(np.uint64)
+            keys = batch.keys if lasting is None else batch.keys.take(rows, axis=0)
+            self._pending.append(_Pending(self.captured, keys, sequences))
+        self._pending_keys = None
 
     def attached(self) -> None:
         """Operations older than the probes may still be going on, and will not be recorded.

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,15 +17,17 @@ import numpy as np
 from bridge.apply.applier import ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
-from bridge.bus.protocol import Broken, Bus, Gap, LogState, Received, Subscription
+from bridge.bus.connection import end_task
+from bridge.bus.protocol import Broken, Bus, Gap, Item, LogState, Received, Subscription
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
 from bridge.core.digest import rows_digest
 from bridge.core.identity import Identity
 from bridge.core.joining import Plan, Way, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import Log, usable
+from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
-from bridge.model import U8, Delta, DeltaBatch, Manifest, Position
+from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
@@ -33,6 +35,8 @@ WINDOW_PARTS = 6  # of a snapshot between the reader and the writer thread
 RETRY_SECONDS = 0.5
 AWAIT_SECONDS_MAX = 60.0  # for a snapshot that somebody else has to take
 POLL_SECONDS = 0.02
+EARLY_BYTES_MAX = 24 << 20
+EARLY_OVERHEAD = 2048  # bytes of memory that a message takes beside its columns
 ACKS_MAX = 65_536
 
 
@@ -82,9 +86,14 @@ class Follower:
     log: str = ""
     following: bool = False  # all of what was the log's end has been written
     _subscription: Subscription | None = None
+    # While a snapshot is written, what follows it is read and decoded already.
+    _ahead: Subscription | None = None
+    _early: deque[Item] = field(default_factory=deque)
     _bytes_before: int = 0
     _changes_before: int = 0
     _handed: int = 0
+    _newest: Anchor | None = None  # the last message handed on
+    _anchor: Anchor | None = None  # the last one that was written
     _head: int = 0
     _saved: int | None = None
     _known: bool = False
@@ -97,7 +106,9 @@ class Follower:
         self.log, self._head = state.id, state.last
         saved = self.positions.of(self.name, self.map.info.id, state.id)
         self._known = self.positions.knows(self.name, self.map.info.id)
-        self._saved = saved if saved is None or saved <= state.last else None
+        # A log that went back, or did so and grew again, is not the one that it counts in.
+        same = saved is None or (saved <= state.last and await self._is_same_log())
+        self._saved = saved if same else None
         if rejoins(self._saved, log_of(state), publishes=self.publishes):
             assert self._saved is not None
             self.target.replica.rejoin(self._saved)
@@ -107,6 +118,11 @@ class Follower:
                 map=self.name,
                 position=self._saved,
             )
+
+    async def _is_same_log(self) -> bool:
+        anchor = self.positions.anchor(self.name)
+        stored = None if anchor is None else await self.bus.stored_at(self.cluster, anchor.sequence)
+        return stored is None or anchor is None or stored == anchor.stored_at_ns
 
     async def run(self) -> None:
         after = await self._join(self._plan_start)
@@ -136,7 +152,7 @@ class Follower:
         if subscription is None:
             return False
         # In this order: a message that is just being handed over has left ``pending`` already.
-        nothing_pending = subscription.pending == 0
+        nothing_pending = subscription.pending == 0 and not self._early
         return nothing_pending and self.target.counters.sequence >= self._handed
 
     def caught_up(self) -> bool:
@@ -158,6 +174,14 @@ class Follower:
         self.following = True
         return True
 
+    def save_position(self) -> None:
+        """Note how far the map has come, and the newest message that this rests on."""
+        position, newest = self.position(), self._newest
+        if newest is not None and newest.sequence <= position:
+            self._anchor = newest
+        if position:
+            self.positions.note(self.name, self.map.info.id, self.log, position, self._anchor)
+
     def position(self) -> int:
         """Everything of this map up to here in the log has been written to it."""
         subscription = self._subscription
@@ -166,15 +190,28 @@ class Follower:
         return max(read, written) if self.level() else written
 
     @property
+    def trouble(self) -> str:
+        """Why the stream cannot be read now, empty while it can."""
+        subscription = self._subscription
+        return "" if subscription is None else subscription.trouble
+
+    @property
     def bytes_read(self) -> int:
         """Bytes of this map's messages so far."""
         now = 0 if self._subscription is None else self._subscription.counters.bytes
         return self._bytes_before + now
 
     async def close(self) -> None:
+        await self._close_ahead()
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             await subscription.close()
+
+    async def _close_ahead(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        self._early.clear()
+        if ahead is not None:
+            await ahead.close()
 
     async def _join(self, plan_now: Callable[[], Awaitable[Plan]]) -> int:
         """Load what has to be loaded; where reading goes on."""
@@ -187,6 +224,7 @@ class Follower:
                 if plan.snapshot is not None:
                     await self._load(plan, plan.snapshot)
             except (SnapshotBrokenError, SnapshotStoreError) as error:
+                await self._close_ahead()
                 self.counters.load_failures += 1
                 self.report.warn_once(f"a snapshot could not be loaded: {error}", map=self.name)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -260,6 +298,17 @@ class Follower:
             keys_now=self._keys_now if self._sweeps_out(plan) else None,
             wake=lambda: _wake(loop, self._step),
         )
+        self._ahead = self._subscribe(plan.after)
+        reading = asyncio.create_task(self._read_ahead(self._ahead))
+        try:
+            await self._hand_parts(plan, manifest, load)
+        finally:
+            await end_task(reading)
+        self.counters.loads += 1
+        self.joined.load_seconds = time.monotonic() - self.joined.began
+        self.joined.position, self.joined.entries = manifest.position, manifest.rows
+
+    async def _hand_parts(self, plan: Plan, manifest: Manifest, load: Load) -> None:
         sent, first, digest = 0, 1, 0
         async for batch in self.snapshots.parts(manifest):
             digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
@@ -271,9 +320,18 @@ class Follower:
         end = DeltaBatch.empty(manifest.key_size, manifest.value_size)
         await self._hand(plan.after, Delta(manifest.origin, first, end), load)
         await self._until(lambda: load.finished)
-        self.counters.loads += 1
-        self.joined.load_seconds = time.monotonic() - self.joined.began
-        self.joined.position, self.joined.entries = manifest.position, manifest.rows
+
+    async def _read_ahead(self, subscription: Subscription) -> None:
+        """Within bounds: what is not taken here is taken later."""
+        size = 0
+        with contextlib.suppress(BridgeError):  # whoever reads on meets it again
+            async for item in subscription:
+                self._early.append(item)
+                size += (
+                    item.delta.batch.nbytes + EARLY_OVERHEAD if isinstance(item, Received) else 0
+                )
+                if size > EARLY_BYTES_MAX or not isinstance(item, Received):
+                    return
 
     async def _resolve(self) -> None:
         """Wait until the fate of every own message that was sent is known."""
@@ -302,17 +360,19 @@ class Follower:
         parts = [self.identity.keys(keys) for keys, _ in self.map.scan()]
         return np.concatenate(parts) if parts else np.zeros((0, self.map.info.key_size), np.uint8)
 
+    def _subscribe(self, after: int) -> Subscription:
+        return self.bus.subscribe(self.cluster, [self.name], Position(after), log_id=self.log)
+
     async def _follow(self, after: int) -> Gap | None:
         """Hand on what comes; the hole that was met, ``None`` at the end."""
-        subscription = self.bus.subscribe(
-            self.cluster, [self.name], Position(after), log_id=self.log
-        )
+        subscription, self._ahead = self._ahead or self._subscribe(after), None
         self._subscription = subscription
-        async for item in subscription:
+        async for item in _chained(self._early, subscription):
             match item:
                 case Received():
                     self.counters.received += 1
                     self._handed = item.sequence
+                    self._newest = Anchor(item.sequence, item.stored_at_ns)
                     await self._hand(item.sequence, item.delta)
                 case Broken():
                     self.counters.broken += 1
@@ -326,6 +386,13 @@ class Follower:
                     await subscription.close()
                     return item
         return None
+
+
+async def _chained(early: deque[Item], subscription: Subscription) -> AsyncIterator[Item]:
+    while early:
+        yield early.popleft()
+    async for item in subscription:
+        yield item
 
 
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:

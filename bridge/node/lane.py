@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bridge.bus.outbox import Outbox
+from bridge.core.coalesce import coalesce
 from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
@@ -18,6 +19,7 @@ from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, Cause, DeltaBatch
 
 PLAIN = Identity()
+STALLED_SECONDS = 2.0  # without the broker taking anything, until waiting changes are merged
 
 
 @dataclass(slots=True)
@@ -27,6 +29,7 @@ class CaptureCounters:
     changes: int = 0
     scanned: int = 0  # of these, found by the scan at the start
     repaired: int = 0  # of these, found by a scan after a loss
+    merges: int = 0  # times that waiting changes were merged key by key
     refused: int = 0  # times the outbox was full and the changes stayed where they were
 
 
@@ -48,7 +51,7 @@ class Lane:
         assert self.outbox is not None, "a map that is not published has no capture"
         batch = self.identity.batch(batch)
         with self.lock:
-            if not self.outbox.put(batch):
+            if not self.outbox.put(batch) and not (self._merge() and self.outbox.put(batch)):
                 self.counters.refused += 1
                 return False
             self.replica.capture(batch)
@@ -61,6 +64,21 @@ class Lane:
             self.counters.scanned += len(batch)
         elif batch.cause == Cause.REPAIR:
             self.counters.repaired += len(batch)
+        return True
+
+    def _merge(self) -> bool:
+        """Merge what waits, when it does so because nobody takes it; whether that was done.
+
+        While the broker takes changes a full outbox only makes the ring wait: history is kept.
+        """
+        assert self.outbox is not None
+        if not self.outbox.stalled(STALLED_SECONDS):
+            return False
+        merged = self.outbox.merge(coalesce)
+        if merged is None:
+            return False
+        self.counters.merges += 1
+        self.replica.replaced(*merged)
         return True
 
     @property

@@ -8,7 +8,10 @@ that one subject never has two writers. A map that is unpinned and pinned again 
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
+from bridge.bus.board import Standing
 from bridge.bus.protocol import LogReplacedError
 from bridge.config.settings import MapConfig
 from bridge.errors import BridgeError
@@ -166,6 +169,20 @@ class MapLife:
                 hint="load the program that makes it",
             )
         return await self._worker.snapshot()
+
+    def standing(self, node: str) -> Standing:
+        """How the map stands, for the other nodes."""
+        worker = self._worker
+        behind = math.inf if worker is None else (sync := worker.sync()).behind_seconds
+        return Standing(
+            node=node,
+            map=self.config.name,
+            synced=worker is not None and sync.synced,
+            state=str(MapState.WAITING if worker is None else worker.state),
+            behind_seconds=behind if math.isfinite(behind) else None,
+            position=0 if worker is None else worker.position(),
+            written=time.time(),
+        )
 
     def save_position(self) -> None:
         if self._worker is not None:

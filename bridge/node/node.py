@@ -8,12 +8,13 @@ import signal
 import time
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal, TypeVar
 
 from bridge import __version__
 from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
+from bridge.bus.board import Standing, SyncBoard
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
@@ -24,6 +25,7 @@ from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
+from bridge.node.announcing import Announcer
 from bridge.node.capturing import Capturing
 from bridge.node.fleet import Fleet
 from bridge.node.instance import StateDirectory
@@ -75,6 +77,7 @@ class Node:
         self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -111,6 +114,8 @@ class Node:
         )
         self._requests.clear()
         stack.push_async_callback(self._requests.close)
+        board = SyncBoard(self._bus, self._config.node.cluster, self._log_settings())
+        self._announcer = Announcer(board, self._report)
         self._fleet = Fleet(self._config.maps, services)
         return applier
 
@@ -164,6 +169,9 @@ class Node:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
             await self._fleet.cancel()
+            if self._announcer is not None:
+                last = [replace(one, synced=False, state="stopped") for one in self._standings()]
+                await self._announcer.close(last)
             await asyncio.to_thread(applier.stop, DRAIN_SECONDS)
             self._save_positions()
             for life in self._fleet.lives:
@@ -193,6 +201,8 @@ class Node:
             self._write_status()
             self._save_positions()
             self._look_for_requests()
+            if self._announcer is not None:
+                self._announcer.tell(self._standings())
             for life in self._fleet.lives:
                 life.report_losses()
             self._capturing.check()
@@ -213,6 +223,11 @@ class Node:
             self._positions.save()
         except OSError as error:
             self._report.warn_once(f"positions cannot be saved: {error}")
+
+    def _standings(self) -> list[Standing]:
+        """How the maps of this node stand, for the other nodes."""
+        lives = [] if self._fleet is None else self._fleet.lives
+        return [life.standing(self._config.node.name) for life in lives]
 
     def _look_for_requests(self) -> None:
         try:

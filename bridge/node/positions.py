@@ -13,6 +13,7 @@ from pathlib import Path
 
 import orjson
 
+from bridge.model import Anchor
 from bridge.node.instance import StateDirectory
 
 FILE = "positions.json"
@@ -28,6 +29,7 @@ class Saved:
     map_id: int
     boot: str
     log: str
+    anchor: Anchor | None = None  # a message at or before it: the log is the same only with it
 
 
 class Positions:
@@ -46,13 +48,20 @@ class Positions:
             return None
         return saved.sequence
 
+    def anchor(self, name: str) -> Anchor | None:
+        """The message that has to be in the log for the map's position to mean anything."""
+        saved = self._known.get(name)
+        return saved.anchor if saved is not None else None
+
     def knows(self, name: str, map_id: int) -> bool:
         """Whether this very map was bridged before, whatever became of the log since."""
         saved = self._known.get(name)
         return saved is not None and (saved.map_id, saved.boot) == (map_id, self._boot)
 
-    def note(self, name: str, map_id: int, log: str, sequence: int) -> None:
-        saved = Saved(sequence, map_id, self._boot, log)
+    def note(
+        self, name: str, map_id: int, log: str, sequence: int, anchor: Anchor | None = None
+    ) -> None:
+        saved = Saved(sequence, map_id, self._boot, log, anchor)
         if name not in self._known and len(self._known) >= POSITIONS_MAX:
             del self._known[next(iter(self._known))]
         self._known[name] = saved
@@ -70,9 +79,19 @@ def _read(path: Path) -> dict[str, Saved]:
         content = orjson.loads(path.read_bytes())
         return {
             str(name): Saved(
-                int(one["sequence"]), int(one["map_id"]), str(one["boot"]), str(one["log"])
+                int(one["sequence"]),
+                int(one["map_id"]),
+                str(one["boot"]),
+                str(one["log"]),
+                _anchor(one.get("anchor")),
             )
             for name, one in content.items()
         }
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return {}
+
+
+def _anchor(found: object) -> Anchor | None:
+    if not isinstance(found, dict):
+        return None
+    return Anchor(int(found["sequence"]), int(found["stored_at_ns"]))

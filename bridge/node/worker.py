@@ -67,7 +67,7 @@ class MapWorker:
         self._losses_told = 0
         self._plan = RepairPlan()
         self._repairs_told = 0
-        self._gate = SyncGate()
+        self._gate = SyncGate(config.lag_seconds)
         self._recalled = StreamCounters()  # of a map that is only published
 
     @property
@@ -252,7 +252,7 @@ class MapWorker:
             repairing=losses > self._losses_told
             or self._plan.open
             or capturing.repairs(name).going_on,
-            replaced=0,
+            replaced=0 if lane.outbox is None else lane.outbox.statistics().rows_merged,
             unwritten=counters.unwritten + counters.forgotten,
             watermark=lane.watermark,
             captured=lane.replica.captured,
@@ -272,10 +272,8 @@ class MapWorker:
         follower, counters = parts.follower, parts.target.counters
         if follower is None or not follower.following or counters.unwritten:
             return
-        if self.state != MapState.JOINING and (position := follower.position()):
-            self.services.positions.note(
-                self.config.name, parts.map.info.id, follower.log, position
-            )
+        if self.state != MapState.JOINING:
+            follower.save_position()
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
@@ -409,6 +407,11 @@ class MapWorker:
             lag_seconds=counters.lag_seconds,
         )
 
+    def position(self) -> int:
+        """Everything of this map up to here in the log is written; 0 where nothing is applied."""
+        follower = self._parts.follower
+        return follower.position() if follower is not None else 0
+
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map, beside what its life says."""
         sync, parts = self.sync(), self._parts
@@ -429,8 +432,10 @@ class MapWorker:
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
+            answer["trouble"] = parts.loop.trouble
         if parts.follower is not None and parts.taker is not None:
             answer["stream"] = asdict(parts.follower.counters)
+            answer["trouble"] = answer.get("trouble") or parts.follower.trouble
             answer["joined"] = asdict(parts.follower.joined)
             answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:

@@ -16,8 +16,17 @@ START_SECONDS_MAX = 60.0
 class ServerThread:
     """Starts on entering, stops on leaving; ``url`` is set in between."""
 
-    def __init__(self, directory: Path, *, port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        port: int | None = None,
+        store_bytes_max: int | None = None,
+        extra_config: str = "",
+    ) -> None:
         self.url = ""
+        self._store_bytes_max = store_bytes_max
+        self._extra_config = extra_config
         self._port = port
         self._directory = directory
         self._loop = asyncio.new_event_loop()
@@ -53,7 +62,12 @@ class ServerThread:
             self._loop.close()
 
     async def _serve(self) -> None:
-        async with EmbeddedServer(self._directory, port=self._port) as server:
+        async with EmbeddedServer(
+            self._directory,
+            port=self._port,
+            store_bytes_max=self._store_bytes_max,
+            extra_config=self._extra_config,
+        ) as server:
             self.url = server.url
             self._ready.set()
             await self._stop.wait()

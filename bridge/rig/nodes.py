@@ -53,7 +53,10 @@ class MapEntry:
 
 
 class NodeProcess:
-    """``mapbridge run`` for one node. The first of its maps is the one that it is asked about."""
+    """``mapbridge run`` for one node. The first of its maps is the one that it is asked about.
+
+    ``more``: further tables of its configuration.
+    """
 
     def __init__(
         self,
@@ -65,6 +68,7 @@ class NodeProcess:
         capture: str = "auto",
         transport: str = "auto",
         replicas: int = 1,
+        more: str = "",
     ) -> None:
         self.name = name
         self.map_name = maps[0].name
@@ -76,7 +80,7 @@ class NodeProcess:
             f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
             f'state_dir = "{self.state_directory}"\n\n'
             f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n\n'
-            f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n'
+            f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n{more}\n'
             + "\n".join(entry.toml() for entry in maps)
         )
         command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]

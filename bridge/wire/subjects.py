@@ -6,6 +6,7 @@ any text and is escaped: reversible, and equal names alone give equal tokens.
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ HEADER_LAYOUT = "Mapbridge-Layout"  # fingerprint, 16 hex digits; of messages of
 HEADER_SOURCE = "Mapbridge-Source"  # how far of the log a feed has come with this message
 
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-")
+_REMEMBERED_MAX = 4096  # names that come with each message
 _ESCAPED = re.compile(r"(?:[A-Za-z0-9-]|_[0-9a-f]{2})+")
 
 
@@ -39,6 +41,7 @@ class DeltaSubject:
     node: str
 
 
+@functools.lru_cache(_REMEMBERED_MAX)
 def escape(name: str) -> str:
     """One subject token that stands for ``name``; raises ``SubjectError``."""
     if not 0 < len(name) <= NAME_LENGTH_MAX:
@@ -50,6 +53,7 @@ def escape(name: str) -> str:
     return "".join(chr(byte) if byte in _PLAIN else f"_{byte:02x}" for byte in raw)
 
 
+@functools.lru_cache(_REMEMBERED_MAX)
 def unescape(token: str) -> str:
     """The name that ``token`` stands for; only what ``escape`` gives is taken."""
     if _ESCAPED.fullmatch(token) is None:
@@ -72,6 +76,7 @@ def unescape(token: str) -> str:
     return name
 
 
+@functools.lru_cache(_REMEMBERED_MAX)
 def check_token(what: str, name: str) -> str:
     """``name``, when it may stand as a token itself; raises ``SubjectError``."""
     if not is_token(name) or len(name) > NAME_LENGTH_MAX:
@@ -97,6 +102,7 @@ def cluster_filter(cluster: str) -> str:
     return f"{ROOT}.{check_token('cluster', cluster)}.delta.*.*"
 
 
+@functools.lru_cache(_REMEMBERED_MAX)
 def parse_subject(subject: str) -> DeltaSubject:
     """What ``subject`` names; raises ``SubjectError``."""
     tokens = subject.split(".")

@@ -63,3 +63,17 @@ def test_the_bench_tells_what_capture_costs() -> None:
     emitted = [cost for cost in costs if cost["mode"] == "emit"]
     assert [(c["key_bytes"], c["value_bytes"]) for c in emitted] == [(8, 8), (16, 24), (40, 120)]
     assert all(cost["watched"] > cost["bare"] for cost in emitted)
+
+
+def test_the_late_joiner_of_the_bench_misses_nothing() -> None:
+    answer = last_line("bench", "late-join", "--entries", "20011", "--rate", "5003", "--json")
+    assert answer["missing"] == 0
+    entries, tail = answer["entries"], answer["tail_changes"]
+    assert isinstance(entries, int)
+    assert isinstance(tail, int)
+    assert 15_000 < entries <= 20_011
+    assert tail > 1000
+    for field in ("seconds", "load_seconds", "update_batch_seconds", "share", "rss_mb"):
+        value = answer[field]
+        assert isinstance(value, float)
+        assert value > 0

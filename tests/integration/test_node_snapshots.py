@@ -212,6 +212,25 @@ def test_a_snapshot_is_taken_before_the_log_forgets_and_without_being_asked(rig:
     assert stream(late, "unmended") == 0
 
 
+def taken(node: NodeProcess) -> int:
+    found = node.map_status().get("snapshots")
+    return int(found["taken"]) if isinstance(found, dict) else 0
+
+
+def test_one_of_the_nodes_takes_a_snapshot_after_many_changes(rig: Rig) -> None:
+    a, b, name = rig.map("a"), rig.map("b"), map_name()
+    often = '[snapshots]\nbytes = "16KiB"\n'
+    nodes = [rig.node(side, rig.entry(name, side, Role.REPLICATE), more=often) for side in "ab"]
+    for number in range(1, 3):  # the second one goes into the other slot
+        fill(a, range(1009), number)
+        until(lambda: sum(map(taken, nodes)) == number, "a snapshot")  # noqa: B023
+    c = rig.map("c")
+    late = rig.node("c", rig.entry(name, "c", Role.REPLICATE))
+    until(lambda: content(c) == content(a) == content(b), "the state")
+    assert joined(late) == "load"
+    assert sum(map(taken, nodes)) == 2, "two nodes found it due, and one of them took it"
+
+
 class Line:
     """A TCP connection's way to the server that can be cut and mended."""
 
@@ -342,6 +361,40 @@ def test_a_log_that_went_back_behind_the_position_makes_the_map_join_anew(
         assert len(content(a)) == 151
         other.stop()
         node.stop()
+
+
+def test_a_log_that_lost_its_end_and_grew_again_is_recognised(rig: Rig, tmp_path: Path) -> None:
+    """It is as long as before, so its length says nothing."""
+    a, b, c, name = rig.map("a"), rig.map("b"), rig.map("c"), map_name()
+    directory = tmp_path / "broker"
+    with ServerThread(directory) as first:
+        port = int(first.url.rpartition(":")[2])
+        node = rig.node("a", rig.entry(name, "a", Role.REPLICATE), url=first.url)
+        stopped = rig.node("c", rig.entry(name, "c", Role.REPLICATE), url=first.url)
+        fill(a, range(101), 1)
+        until(lambda: content(a) == content(c), "the first")
+    shutil.copytree(directory, tmp_path / "copy")
+    with ServerThread(directory, port=port):
+        fill(a, range(50, 151), 2)
+        until(lambda: min(saved(node, name), saved(stopped, name)) >= 2, "their positions")
+        stopped.stop()
+    shutil.rmtree(directory)
+    shutil.copytree(tmp_path / "copy", directory)
+    with ServerThread(directory) as elsewhere:  # where node a does not find it
+        other = rig.node("b", rig.entry(name, "b", Role.REPLICATE), url=elsewhere.url)
+        for number in range(1, 4):
+            fill(b, range(1000 * number, 1000 * number + 53), 3)
+            until(lambda: published(other) == 53 * number, "others in their place")  # noqa: B023
+        other.stop()
+    with ServerThread(directory, port=port) as last:
+        await_new_life(node)
+        nodes = [
+            rig.node(side, rig.entry(name, side, Role.REPLICATE), url=last.url) for side in "bc"
+        ]
+        until(lambda: content(a) == content(b) == content(c), "the same")
+        assert len(content(a)) >= 101 + 3 * 53
+        for each in (node, *nodes):
+            each.stop()
 
 
 def saved(node: NodeProcess, name: str) -> int:

@@ -241,7 +241,7 @@ def test_every_key_is_documented() -> None:
     from bridge.config.document import Document
 
     text = (ROOT / "docs" / "configuration.md").read_text()
-    keys = {"maps": ("name", "pin", "map", "id", "role", "emit", "sweep", "ring")}
+    keys = {"maps": ("name", "pin", "map", "id", "role", "emit", "sweep", "ring", "lag")}
     for table, field in Document.model_fields.items():
         names = keys.get(table) or tuple(getattr(field.annotation, "model_fields", ()))
         assert names, table
