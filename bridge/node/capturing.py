@@ -105,31 +105,15 @@ class Capturing:
         return no_probes or judge(info).support is Support.SWEEP
 
     def add(
-        self,
-        entry: MapConfig,
-        target: KernelMap,
-        lane: Lane,
-        ready: Callable[[], bool],
-        *,
-        publishes_all: bool,
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
-        """Capture a map into its lane. ``ready``: the stream has been read to its end.
-
-        ``publishes_all``: nobody knows what the stream holds of the map, so all that is there is
-        published, and nothing can be missing.
-        """
+        """Capture a map into its lane. ``ready``: the stream has been read to its end."""
         with self._changing:
             if not self._closed:
-                self._add(entry, target, lane, ready, publishes_all=publishes_all)
+                self._add(entry, target, lane, ready)
 
     def _add(
-        self,
-        entry: MapConfig,
-        target: KernelMap,
-        lane: Lane,
-        ready: Callable[[], bool],
-        *,
-        publishes_all: bool,
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
@@ -146,7 +130,6 @@ class Capturing:
             target,
             ready=ready,
             comparison=lane,
-            publishes_all=publishes_all,
             sweep_seconds=sweep_beside(entry, target.info),
             settle_seconds=settle_seconds,
         )
@@ -193,6 +176,12 @@ class Capturing:
         with self._lock:
             source, _ = self._sources.get(name, (None, None))
         return source.losses() if source is not None else Losses()
+
+    def settled(self, name: str) -> bool:
+        """Whether nothing that is older than a map's capture can still be going on."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        return not isinstance(source, ScannedSource) or source.settled
 
     def repair(self, name: str) -> None:
         """Something of a map was lost: have it compared with the stream. A sweep does so anyway."""

@@ -98,9 +98,9 @@ class Lane:
     def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
         return self.replica.cut(chunks, value_size)
 
-    def compare(self, piece: ScanSlice) -> Differences:
+    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
         with self.lock:
-            return self.replica.compare_slice(piece)
+            return self.replica.compare_slice(piece, complete=complete)
 
     def end_scan(self) -> None:
         with self.lock:
