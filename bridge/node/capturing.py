@@ -165,10 +165,22 @@ class Capturing:
         source.close()
         return clean
 
+    def is_swept(self, name: str) -> bool:
+        """Whether the thread that sweeps reads a map; else the one that drains rings may."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        return isinstance(source, SweepSource)
+
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """While this lasts no map is read. May wait for the end of a drain or a sweep."""
-        with self._rings.standing_still(), self._sweeps.standing_still():
+    def unchanged(self) -> Iterator[None]:
+        """While this lasts no map is added or removed."""
+        with self._changing:
+            yield
+
+    @contextmanager
+    def standing_still(self, *, swept: bool) -> Iterator[None]:
+        """While this lasts one of the threads reads no map. May wait for the end of its turn."""
+        with (self._sweeps if swept else self._rings).standing_still():
             yield
 
     def losses(self, name: str) -> Losses:
