@@ -22,6 +22,7 @@ import numpy as np
 from bridge.capture.source import ChangeSource, Losses
 from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.errors import BridgeError
+from bridge.kernel.maptypes import MapType
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
@@ -50,7 +51,7 @@ class Comparison(Protocol):
     def reread(self, keys_max: int) -> U8 | None: ...
     def begin_scan(self, now: int) -> None: ...
     def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]: ...
-    def compare(self, piece: ScanSlice) -> Differences: ...
+    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences: ...
     def end_scan(self) -> None: ...
 
 
@@ -98,7 +99,10 @@ class SweepSource:
         try:
             chunks = list(self._map.scan())
             ended = _ktime_ns()
-            found = [comparison.compare(one) for one in comparison.cut(chunks, info.value_size)]
+            found = [
+                comparison.compare(one, complete=keeps_entries(info))
+                for one in comparison.cut(chunks, info.value_size)
+            ]
         finally:
             comparison.end_scan()
         if share is not None:
@@ -134,11 +138,10 @@ class _Whole:
 class ScannedSource:
     """A ring's source that also reads the map: what it held at the start, and again after losses.
 
-    ``comparison`` knows what the stream says; ``publishes_all``: every entry is published at the
-    start all the same, else what differs, and what the map lacks was deleted. ``sweep_seconds``:
-    the map is also compared at that interval, for writes that nobody reports. ``settle_seconds``:
-    an operation that is older than the ring has ended so long after. A whole map that is compared
-    is held in memory until it has been.
+    ``comparison`` knows what the stream says: what differs is published, and what the map lacks was
+    deleted. ``sweep_seconds``: the map is also compared at that interval, for writes that nobody
+    reports. ``settle_seconds``: an operation that is older than the ring has ended so long after. A
+    whole map is held in memory until it has been compared.
     """
 
     def __init__(
@@ -148,7 +151,6 @@ class ScannedSource:
         *,
         ready: Callable[[], bool],
         comparison: Comparison,
-        publishes_all: bool = False,
         sweep_seconds: float | None = None,
         settle_seconds: float = 0.0,
     ) -> None:
@@ -156,11 +158,9 @@ class ScannedSource:
         self._map = target
         self._ready = ready
         self._comparison = comparison
-        self._publishes_all = publishes_all
         self._sweep_seconds = sweep_seconds
         self._settles_at = _ktime_ns() + int(settle_seconds * 1e9)
         self._settled = not settle_seconds
-        self._chunks: Iterator[tuple[U8, U8]] | None = None
         self._whole: _Whole | None = None
         self._started = False
         self._wanted = False
@@ -191,6 +191,11 @@ class ScannedSource:
     def started(self) -> bool:
         """Whether the scan at the start is at its end."""
         return self._started
+
+    @property
+    def settled(self) -> bool:
+        """Whether operations older than the ring have ended: what comes now is seen in order."""
+        return self._settled
 
     @property
     def repairing(self) -> bool:
@@ -225,12 +230,12 @@ class ScannedSource:
         try:
             batches.extend(self._reread())
             if self._due(asked) and self._ready():
-                batches.extend(self._step())
+                self._step()
         except BridgeError as error:
             # What was drained must not go down with it: told next time, then begun anew.
             self._wanted |= self.repairing
             self._swept_at = asked
-            self._chunks, self._failure = None, error
+            self._failure = error
             self._give_up()
         return batches
 
@@ -252,9 +257,7 @@ class ScannedSource:
         self._rereading = keys is not None and len(keys) == REREAD_KEYS_MAX
         return [] if keys is None else _read_again(self._map, keys)
 
-    def _step(self) -> list[DeltaBatch]:
-        if self._whole is None and not self._started and self._publishes_all:
-            return self._next_chunk()
+    def _step(self) -> None:
         if self._whole is None:
             cause = Cause.CHANGE
             if not self._started or self._wanted:
@@ -272,21 +275,6 @@ class ScannedSource:
         elif whole.slices is None and self._level >= whole.ended:
             # Changes that the scan has seen came out of the ring, and are left out.
             whole.slices = self._comparison.cut(whole.read, self._map.info.value_size)
-        return []
-
-    def _next_chunk(self) -> list[DeltaBatch]:
-        if self._chunks is None:
-            self._chunks = self._map.scan()
-        began = _ktime_ns()
-        chunk = next(self._chunks, None)
-        if chunk is None:
-            self._started, self._chunks, self._swept_at = True, None, began
-            return []
-        keys, values = chunk
-        ended = _ktime_ns()
-        return [
-            DeltaBatch.of_entries(Op.UPDATE, keys, values, ended, began=began, cause=Cause.SCAN)
-        ]
 
     def _compare(self, whole: _Whole, slices: Iterator[ScanSlice]) -> list[DeltaBatch]:
         """Compare a slice before the next records are drained.
@@ -299,7 +287,8 @@ class ScannedSource:
         if piece is None:
             self._finish(whole)
             return []
-        found = self._comparison.compare(piece)
+        complete = keeps_entries(self._map.info)
+        found = self._comparison.compare(piece, complete=complete)
         whole.deferred += found.deferred
         batches = _as_batches(found, self._map.info, whole.began, whole.ended, whole.cause)
         if whole.cause is Cause.CHANGE:
@@ -321,6 +310,14 @@ class ScannedSource:
         if self._whole is not None:
             self._comparison.end_scan()
             self._whole = None
+
+
+def keeps_entries(info: MapInfo) -> bool:
+    """Whether what such a map lacks was deleted. Others drop entries to make room for new ones.
+
+    Published as deletes, these would empty the maps of nodes that have the room.
+    """
+    return info.type not in (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
 
 
 def _read_again(target: Scannable, keys: U8) -> list[DeltaBatch]:

@@ -227,7 +227,7 @@ class Replica:
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.cut(chunks, value_size)
 
-    def compare_slice(self, piece: ScanSlice, *, complete: bool = True) -> Differences:
+    def compare_slice(self, piece: ScanSlice, *, complete: bool) -> Differences:
         """As ``compare``, for one of the slices; changes may be captured in between."""
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.compare(piece, doubtful=self._scan_doubts, complete=complete)

@@ -109,31 +109,15 @@ class Capturing:
         return self._selection is None or not self._selection.covers(info.type)
 
     def add(
-        self,
-        entry: MapConfig,
-        target: KernelMap,
-        lane: Lane,
-        ready: Callable[[], bool],
-        *,
-        publishes_all: bool,
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
-        """Capture a map into its lane. ``ready``: the stream has been read to its end.
-
-        ``publishes_all``: nobody knows what the stream holds of the map, so all that is there is
-        published, and nothing can be missing.
-        """
+        """Capture a map into its lane. ``ready``: the stream has been read to its end."""
         with self._changing:
             if not self._closed:
-                self._add(entry, target, lane, ready, publishes_all=publishes_all)
+                self._add(entry, target, lane, ready)
 
     def _add(
-        self,
-        entry: MapConfig,
-        target: KernelMap,
-        lane: Lane,
-        ready: Callable[[], bool],
-        *,
-        publishes_all: bool,
+        self, entry: MapConfig, target: KernelMap, lane: Lane, ready: Callable[[], bool]
     ) -> None:
         if self.sweeps(entry, target.info):
             sweep = SweepSource(target, lane, interval_seconds=entry.sweep_seconds, ready=ready)
@@ -150,7 +134,6 @@ class Capturing:
             target,
             ready=ready,
             comparison=lane,
-            publishes_all=publishes_all,
             sweep_seconds=sweep_beside(entry, target.info),
             settle_seconds=settle_seconds,
         )
@@ -186,10 +169,22 @@ class Capturing:
         source.close()
         return clean
 
+    def is_swept(self, name: str) -> bool:
+        """Whether the thread that sweeps reads a map; else the one that drains rings may."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        return isinstance(source, SweepSource)
+
     @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """While this lasts no map is read. May wait for the end of a drain or a sweep."""
-        with self._rings.standing_still(), self._sweeps.standing_still():
+    def unchanged(self) -> Iterator[None]:
+        """While this lasts no map is added or removed."""
+        with self._changing:
+            yield
+
+    @contextmanager
+    def standing_still(self, *, swept: bool) -> Iterator[None]:
+        """While this lasts one of the threads reads no map. May wait for the end of its turn."""
+        with (self._sweeps if swept else self._rings).standing_still():
             yield
 
     def losses(self, name: str) -> Losses:
@@ -197,6 +192,12 @@ class Capturing:
         with self._lock:
             source, _ = self._sources.get(name, (None, None))
         return source.losses() if source is not None else Losses()
+
+    def settled(self, name: str) -> bool:
+        """Whether nothing that is older than a map's capture can still be going on."""
+        with self._lock:
+            source, _ = self._sources.get(name, (None, None))
+        return not isinstance(source, ScannedSource) or source.settled
 
     def repair(self, name: str) -> None:
         """Something of a map was lost: have it compared with the stream. A sweep does so anyway."""

@@ -83,11 +83,26 @@ class Fleet:
         await asyncio.gather(task, return_exceptions=True)
 
     def _abandoned(self, followed: Mapping[str, KernelMap]) -> set[str]:
-        """Which of these maps nobody else has; called by the thread that looks."""
+        """Which of these maps nobody else has; called by the thread that looks.
+
+        A sweep may take long: nothing else is made to wait for its end, the rings least of all.
+        """
         capturing, applier = self._services.capturing, self._services.applier
-        with capturing.standing_still(), applier.standing_still():
-            opened = {name: one for name, one in followed.items() if one.fd >= 0}
-            gone = {name for name, one in opened.items() if not still_held(one)}
-            for name in gone:
-                applier.remove(name)
+        with capturing.unchanged():
+            swept = {n: one for n, one in followed.items() if capturing.is_swept(n)}
+            others = {n: one for n, one in followed.items() if n not in swept}
+            gone: set[str] = set()
+            if swept:
+                with capturing.standing_still(swept=True), applier.standing_still():
+                    gone |= self._let_go(swept)
+            if others:
+                with applier.standing_still(), capturing.standing_still(swept=False):
+                    gone |= self._let_go(others)
+        return gone
+
+    def _let_go(self, followed: Mapping[str, KernelMap]) -> set[str]:
+        opened = {name: one for name, one in followed.items() if one.fd >= 0}
+        gone = {name for name, one in opened.items() if not still_held(one)}
+        for name in gone:
+            self._services.applier.remove(name)
         return gone

@@ -128,9 +128,10 @@ class Lane:
             chunks = [(self.identity.keys(keys), values) for keys, values in chunks]
         return self.replica.cut(chunks, value_size)
 
-    def compare(self, piece: ScanSlice) -> Differences:
+    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
         with self.lock:
-            return self.replica.compare_slice(piece, complete=self.identity.missing_means_deleted)
+            complete = complete and self.identity.missing_means_deleted
+            return self.replica.compare_slice(piece, complete=complete)
 
     def end_scan(self) -> None:
         with self.lock:

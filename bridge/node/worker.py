@@ -82,7 +82,7 @@ class MapWorker:
                     await self._start_applying(parts, tasks)
                 if self.config.role.publishes:
                     await self._start_publishing(parts, tasks)
-                while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
+                while not (self._caught_up() and self._settled()):  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
         except BaseExceptionGroup as group:
@@ -296,7 +296,8 @@ class MapWorker:
         )
         if parts.follower is not None:
             parts.follower.publishing = parts.loop
-        publishes_all = parts.target is None and not await self._recall_own(parts)
+        else:
+            await self._recall_own(parts)
         parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add,
@@ -304,16 +305,19 @@ class MapWorker:
             parts.map,
             parts.lane,
             self._caught_up,
-            publishes_all=publishes_all,
         )
 
-    async def _recall_own(self, parts: _Parts) -> bool:
-        """Whether this very map was bridged before; then what the stream holds of it is known."""
+    async def _recall_own(self, parts: _Parts) -> None:
+        """Of a map that was bridged before, learn what the stream holds by this node.
+
+        Only then can be told what was deleted meanwhile. Of a map that was made anew all is
+        published that it holds, and what the old one held stays with the others.
+        """
         log = await self.services.bus.log_state(self.services.cluster)
         parts.log = log.id
         name, node = self.config.name, self.services.node
         if self.services.positions.of(name, parts.map.info.id, log.id) is None:
-            return False
+            return
         subscription = self.services.bus.subscribe(
             self.services.cluster, [name], Position(0), log_id=log.id
         )
@@ -324,7 +328,6 @@ class MapWorker:
         self.services.report.say(
             "the map lived on: it publishes what changed here", map=name, messages=found
         )
-        return True
 
     def _note_trouble(self, item: Item) -> None:
         match item:
@@ -341,6 +344,9 @@ class MapWorker:
                     first=item.first_missing,
                     last=item.last_missing,
                 )
+
+    def _settled(self) -> bool:
+        return self.services.capturing.settled(self.config.name)
 
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
