@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.core.keys import hash_rows
+from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, U64
 
 ROWS_MAX = 65_536
@@ -52,11 +53,13 @@ class Overlaps:
     def add(self, keys: U8, entered: U64, left: U64) -> npt.NDArray[np.bool_] | None:
         """Take a batch in; ``bool[n]``: which of its changes are in doubt, ``None``: none is.
 
-        A change whose begin is unknown (``entered`` 0) is compared by its end alone.
+        A change whose begin is unknown (``entered`` 0) began as long ago as it can have: a softirq
+        that interrupts an operation may be what made it forget.
         """
         if not len(keys):
             return None
-        entered = np.where(entered == 0, left, entered)
+        grace = np.uint64(GRACE_NANOSECONDS)
+        entered = np.where(entered == 0, left - np.minimum(left, grace), entered)
         ends = np.empty(len(left) + 1, np.uint64)
         ends[0], ends[1:] = self._newest, left
         before = np.maximum.accumulate(ends, out=ends)
@@ -65,7 +68,8 @@ class Overlaps:
         doubtful: npt.NDArray[np.bool_] | None = None
         if candidates.any():
             doubtful = self._search(batch, entered, candidates)
-            doubtful |= entered <= np.uint64(self.floor)
+            if self.floor:
+                doubtful |= entered <= np.uint64(self.floor)
         self._newest = int(before[-1])
         self._keep(batch)
         return doubtful if doubtful is not None and doubtful.any() else None

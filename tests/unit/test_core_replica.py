@@ -8,6 +8,7 @@ import pytest
 from bridge.core import unwritten
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica, Verdict
+from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
 OWN, OTHER = Origin("c", "m", "own", 1), Origin("c", "m", "other", 2)
@@ -145,6 +146,16 @@ def test_an_own_eviction_keeps_nobody_out() -> None:
     judge.capture(batch(Op.EVICT, 1))
     assert judge.captured == 1
     assert rows(judge.judge([Log().message(batch(Op.UPDATE, 1, value=4))]).writes)
+
+
+def test_a_change_that_may_have_begun_before_another_one_ended_is_in_doubt() -> None:
+    judge, late = replica(), 2 * GRACE_NANOSECONDS
+    judge.capture(batch(Op.UPDATE, 1, 2, began=10, time=20))
+    judge.capture(batch(Op.UPDATE, 1, 3, began=0, time=30))
+    assert judge.dirty_keys == 1
+    judge.capture(batch(Op.UPDATE, 2, began=0, time=late))
+    judge.capture(batch(Op.UPDATE, 1, began=late, time=late + 1))
+    assert judge.dirty_keys == 0
 
 
 def test_a_key_in_doubt_is_written_again_though_its_message_ends_inside_of_a_capture() -> None:
