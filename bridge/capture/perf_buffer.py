@@ -14,6 +14,7 @@ back: ``kernel/events/ring_buffer.c`` pairs its barriers with these.
 from __future__ import annotations
 
 import contextlib
+import errno
 import mmap
 from dataclasses import dataclass
 
@@ -178,4 +179,6 @@ def _translated(error: OSError, size: int) -> BridgeError:
     message = f"perf buffer: cannot be mapped with {size} bytes (got {error.strerror})"
     if isinstance(error, PermissionError):  # what perf_event_mlock_kb allows is used up
         return PrivilegeError(message, hint="run as root or with CAP_IPC_LOCK, or lower perf_pages")
-    return PerfBufferError(message, hint="lower capture.perf_pages")
+    many = error.errno in (errno.EMFILE, errno.ENFILE)
+    hint = "raise the limit of open files" if many else "lower capture.perf_pages"
+    return PerfBufferError(message, hint=hint)

@@ -169,12 +169,14 @@ class PerfBuffers:
             if error.errno == errno.ENODEV:  # has gone offline
                 return
             raise
-        undo.callback(os.close, fd)
-        reader = PerfReader(fd, size)
-        undo.callback(reader.close)
-        self.readers.append(reader)
-        self.array.update(cpu.to_bytes(4, "little"), fd.to_bytes(4, "little"))
-        self._epoll.register(fd, select.EPOLLIN)
+        try:
+            reader = PerfReader(fd, size)
+            undo.callback(reader.close)
+            self.readers.append(reader)
+            self.array.update(cpu.to_bytes(4, "little"), fd.to_bytes(4, "little"))
+            self._epoll.register(fd, select.EPOLLIN)
+        finally:
+            os.close(fd)  # the reader has one of its own, so one a CPU and map is enough
 
 
 def choose_carrier(transport: Transport, cpus: int) -> Carrier:
