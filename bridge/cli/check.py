@@ -55,6 +55,7 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
     from bridge.kernel.maptypes import type_name
     from bridge.kernel.support import Support, judge
     from bridge.layout.reader import map_layout
+    from bridge.layout.rules import HostRules
 
     try:
         with open_map(entry.selector) as found:
@@ -63,8 +64,9 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
                 yield Problem(
                     path, f"cannot be bridged: {verdict.reason}", type_name(found.info.type)
                 )
-            if entry.declared is not None:
-                map_layout(found, entry.declared.layout)
+            if entry.declared is not None or entry.rules:
+                declared = None if entry.declared is None else entry.declared.layout
+                HostRules(map_layout(found, declared, entry.rules), entry.rules)
     except BridgeError as error:
         yield _told(path, error)
     parts = (("emit", entry.emit, open_ring), ("emit_losses", entry.emit_losses, open_counter))

@@ -169,6 +169,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
+        rules=table.fields,
         metrics=tuple(_metric(each) for each in table.metrics),
         declared=None if table.layout is None else _declared(table.layout),
     )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.layout.declared import read_declared
+from bridge.layout.rules import FieldRule
 from bridge.layout.types import Layout
 from bridge.model import MapSelector, Role
 
@@ -141,6 +142,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    rules: tuple[FieldRule, ...] = ()
     metrics: tuple[MetricConfig, ...] = ()
     declared: DeclaredLayout | None = None  # goes before the map's own type information
 

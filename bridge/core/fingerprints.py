@@ -42,7 +42,9 @@ class _Changes:
 class Fingerprints:
     """Not thread-safe: the owner's lock makes noting and comparing atomic with judgement."""
 
-    def __init__(self, key_size: int) -> None:
+    def __init__(self, key_size: int, compared: U8 | None = None) -> None:
+        """``compared``: the bits of a value that count, ``u8[value_size]``; ``None``: all."""
+        self._compared = compared
         self._keys: U8 = np.zeros((0, key_size), np.uint8)
         self._key_hashes: U64 = np.zeros(0, np.uint64)  # sorted, unique
         self._value_hashes: U64 = np.zeros(0, np.uint64)
@@ -56,7 +58,9 @@ class Fingerprints:
 
     def note(self, batch: DeltaBatch) -> None:
         """Changes that are part of the fold from now on: captured here, or judged as foreign."""
-        self._add(_Changes(batch.ops.copy(), batch.keys.copy(), hash_rows(batch.values)))
+        self._add(
+            _Changes(batch.ops.copy(), batch.keys.copy(), self._value_hashes_of(batch.values))
+        )
 
     def differences(
         self, keys: U8, values: U8, *, doubtful: KeySet | None, complete: bool
@@ -69,7 +73,7 @@ class Fingerprints:
         self._merge()
         key_hashes, order = self._sorted_hashes(keys)
         keys, values = keys[order], values[order]
-        value_hashes = hash_rows(values)
+        value_hashes = self._value_hashes_of(values)
         known, at = self._locate(key_hashes, keys)
         changed = ~known
         changed[known] = self._value_hashes[at[known]] != value_hashes[known]
@@ -83,6 +87,9 @@ class Fingerprints:
         self._add(_Changes(_ops(Op.UPDATE, keys[changed]), keys[changed], value_hashes[changed]))
         self._add(_Changes(_ops(Op.DELETE, removed), removed, np.zeros(len(removed), np.uint64)))
         return found
+
+    def _value_hashes_of(self, values: U8) -> U64:
+        return hash_rows(values if self._compared is None else values & self._compared)
 
     def _defer(self, doubtful: KeySet | None, keys: U8, changed: Flags, gone: Flags) -> int:
         """Take keys in doubt out of ``changed`` and ``gone`` (in place); how many there were."""

@@ -20,13 +20,17 @@ from bridge.config.settings import MapConfig
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError, Exit
+from bridge.kernel.clock import clock_offset_ns
 from bridge.kernel.errors import MapNotFoundError, UnsupportedError
 from bridge.kernel.maps import KernelMap, open_map
 from bridge.kernel.support import Support, judge
+from bridge.layout.fingerprint import fingerprint
+from bridge.layout.fitting import Fitter
+from bridge.layout.types import Layout
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.lane import Lane
-from bridge.node.layouts import announce, own_layout
+from bridge.node.layouts import announce, learn, own_layout
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
@@ -84,6 +88,8 @@ class _Parts:
 
     map: KernelMap
     lane: Lane
+    layout: Layout | None
+    fitter: Fitter
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     publishing: asyncio.Task[None] | None = None
@@ -205,20 +211,26 @@ class MapWorker:
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
+        layout = own_layout(self.config, kernel_map, self.services.report)
+        fitter = Fitter(layout, self.config.rules, clock_offset_ns)
         replica = Replica(
             origin,
             publishes=role.publishes,
             applies=role.applies,
-            fingerprints=Fingerprints(info.key_size) if role.publishes else None,
+            fingerprints=Fingerprints(info.key_size, fitter.compared) if role.publishes else None,
         )
         outbox = None
         if role.publishes:
             outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
-        return _Parts(kernel_map, Lane(replica, outbox))
+        return _Parts(kernel_map, Lane(replica, outbox), layout, fitter)
 
     async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         parts.target = ApplyTarget(
-            self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
+            self.config.name,
+            parts.lane.replica,
+            MapWriter(parts.map),
+            parts.lane.lock,
+            parts.fitter,
         )
         await self._recall(parts, parts.target)
         self.services.applier.add(parts.target)
@@ -263,7 +275,7 @@ class MapWorker:
             services.schemas,
             services.cluster,
             self.config.name,
-            own_layout(self.config, parts.map, services.report),
+            parts.layout,
             services.report,
         )
         publisher = await services.bus.publisher(parts.lane.replica.origin)
@@ -289,6 +301,8 @@ class MapWorker:
             match item:
                 case Received():
                     self.stream.received += 1
+                    if parts.fitter.needs(item.delta.layout):
+                        await self._learn(parts.fitter, item.delta.layout)
                     parts.handed = item.sequence
                     await self.services.inbox.put(Arrival(item.sequence, item.delta))
                 case Broken():
@@ -304,6 +318,10 @@ class MapWorker:
                         first=item.first_missing,
                         last=item.last_missing,
                     )
+
+    async def _learn(self, fitter: Fitter, layout: int) -> None:
+        services = self.services
+        await learn(services.schemas, fitter, self.config.name, layout, services.report)
 
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
@@ -348,6 +366,7 @@ class MapWorker:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
+        ready = ready and not (parts is not None and parts.fitter.parked)
         if parts is None or parts.target is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
@@ -374,6 +393,11 @@ class MapWorker:
         if parts is None:
             return answer
         answer["id"] = parts.map.info.id
+        if parts.layout is not None:
+            answer["layout"] = f"{fingerprint(parts.layout):016x}"
+        answer["parked"] = {node: asdict(p) for node, p in dict(parts.fitter.parked).items()}
+        if parts.fitter.parked and self.state == MapState.RUNNING:
+            answer["state"] = "parked"
         answer["capture"] = asdict(parts.lane.counters) | {
             "losses": asdict(self.services.capturing.losses(self.config.name)),
             "repairs": asdict(self.services.capturing.repairs(self.config.name)),
