@@ -18,7 +18,9 @@ _ADDRESS = re.compile(
     r"(?:_?(?:v?[46]|be|be32))?"
 )
 _FILLER = re.compile(r"_*(?:pad|padding|zero|reserved|unused|fill|filler|rsvd)_?\d*")
-ADDRESS_MARK, PLAIN_MARK = "mapbridge_address", "mapbridge_plain"  # typedefs that rules add
+# Typedefs that rules of the configuration add to a field.
+MARK = "mapbridge_"
+ADDRESS_MARK, PLAIN_MARK, KTIME_MARK = f"{MARK}address", f"{MARK}plain", f"{MARK}ktime"
 _ADDRESS_BYTES = (4, 16)
 _ADDRESS_TAGS = ("in_addr", "in6_addr")
 MAC_BYTES = 6

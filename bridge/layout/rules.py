@@ -1,7 +1,8 @@
 """Field rules: what the configuration says of single fields, checked against a layout.
 
 Two kinds. Some say how bytes are to be read (``network_order``, ``address``, ``mac``, ``enum``,
-``plain``): they become part of the layout. The others say what a field means on another host:
+``plain``): they become part of the layout, as does that a field is a ``ktime``. The others say what
+a field means on another host:
 
 ktime   nanoseconds of CLOCK_MONOTONIC, rebased to the receiver's clock; 0 stays 0
 local   the receiver keeps its own; zero in entries that it did not have
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from bridge.errors import BridgeError, Exit
 from bridge.layout.columns import Decoder
-from bridge.layout.forms import ADDRESS_MARK, MAC_BYTES, PLAIN_MARK, Form, shape_of
+from bridge.layout.forms import ADDRESS_MARK, KTIME_MARK, MAC_BYTES, PLAIN_MARK, Form, shape_of
 from bridge.layout.mapping import put_bits
 from bridge.layout.types import Field, Kind, Layout, Type
 from bridge.model import U8
@@ -146,7 +147,7 @@ class HostRules:
 def presented(layout: Layout, rules: Sequence[FieldRule]) -> Layout:
     """The layout as the rules say it is to be read. Raises ``RuleError``."""
     for rule in rules:
-        if rule.rule in HOST_RULES:
+        if rule.rule in (Rule.LOCAL, Rule.IGNORE):
             continue
         role, *names = rule.path.split(".")
         found = layout.key if role == "key" else layout.value
@@ -183,8 +184,9 @@ def _changed(field: Field, rule: FieldRule) -> Field:
         if inner.kind is not Kind.INT:
             raise _error(rule, f"needs an integer (got {field.type.label})")
         return _retyped(field, lambda t: replace(t, kind=Kind.ENUM, enumerators=rule.enumerators))
-    if rule.rule is Rule.PLAIN:
-        return _retyped(field, lambda t: replace(t, typedefs=(*t.typedefs, PLAIN_MARK)))
+    if rule.rule in (Rule.PLAIN, Rule.KTIME):
+        mark = PLAIN_MARK if rule.rule is Rule.PLAIN else KTIME_MARK
+        return _retyped(field, lambda t: replace(t, typedefs=(*t.typedefs, mark)))
     if rule.rule is Rule.MAC and inner.kind is Kind.TEXT and inner.size == MAC_BYTES:
         byte = Type(Kind.INT, 1, "unsigned char")
         field = _retyped(

@@ -108,6 +108,28 @@ def test_kernel_times_are_rebased_in_every_element() -> None:
     assert rules.rebased(rows, -DAY)[4, :8].view(np.uint64)[0] == 1  # not "never"
 
 
+def test_kernel_times_are_shown_as_the_time_of_day() -> None:
+    given = [rule("value.born", "ktime"), rule("value.in.seen", "ktime")]
+    found = presented(LAYOUT, given)
+    assert fingerprint(found) != fingerprint(LAYOUT)
+    rows = np.zeros((2, LAYOUT.value.size), np.uint8)
+    view = Decoder(LAYOUT.value, "v").view(rows)
+    view["born"] = [0, 5 * 10**9]
+    view["in"]["seen"] = [[0, 10**6], [0, 0]]
+    renderer = Renderer(found.value, "value")
+    first, second = renderer.listed(rows, DAY)
+    assert isinstance(first, dict)
+    assert isinstance(second, dict)
+    assert (first["born"], second["born"]) == (0, "1970-01-02T00:00:05.000000+00:00")
+    assert first["in"] == [
+        {"seen": 0, "index": 0},
+        {"seen": "1970-01-02T00:00:00.001000+00:00", "index": 0},
+    ]
+    (plain, _) = renderer.listed(rows)
+    assert isinstance(plain, dict)
+    assert plain["in"] == [{"seen": 0, "index": 0}, {"seen": 10**6, "index": 0}]
+
+
 def test_an_entry_has_the_same_age_on_both_hosts() -> None:
     """Two machines, booted a day apart: the offsets of their clocks differ by that."""
     sender, receiver = 1_700_000_000 * 10**9, 1_700_000_000 * 10**9 + DAY
