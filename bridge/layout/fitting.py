@@ -20,7 +20,7 @@ from bridge.layout.rules import FieldRule, HostRules
 from bridge.layout.types import Layout
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
-PLANS_MAX = 256
+PLANS_MAX = 256  # layouts of one map; changes in more of them are parked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,16 @@ class Fitter:
 
     def needs(self, number: int) -> bool:
         """Whether the layout of that number must be learned before its changes can be judged."""
-        return self._own is not None and number not in (0, self._number, *self._plans)
+        known = number in (0, self._number) or number in self._plans
+        return self._own is not None and not known and len(self._plans) < PLANS_MAX
 
     def learn(self, number: int, layout: Layout | None) -> None:
         """What a sender's layout is; ``None``: nobody knows."""
         if self._own is None:
             return
-        if len(self._plans) >= PLANS_MAX:
-            self._plans.clear()
+        # A plan is never dropped or changed: messages that wait for the writing thread count on it.
+        if number in self._plans or len(self._plans) >= PLANS_MAX:
+            return
         if layout is None:
             self._plans[number] = f"layout {number:016x} is not stored beside the log"
             return
@@ -77,7 +79,7 @@ class Fitter:
         """The same changes as this map takes them; ``None``: parked."""
         node = delta.origin.node
         if self._own is not None and delta.layout not in (0, self._number):
-            plan = self._plans.get(delta.layout, f"layout {delta.layout:016x} is not known")
+            plan = self._plans.get(delta.layout, f"layout {delta.layout:016x}: too many are known")
             batch = delta.batch
             if not isinstance(plan, str) and plan.sizes != (batch.key_size, batch.value_size):
                 plan = f"sizes {batch.key_size} and {batch.value_size} are not its layout's"

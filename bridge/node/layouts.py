@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from bridge.bus.schemas import SchemaStore
 from bridge.config.settings import MapConfig
 from bridge.errors import BridgeError
@@ -12,6 +14,9 @@ from bridge.layout.fitting import Fitter
 from bridge.layout.reader import NoLayoutError, map_layout
 from bridge.layout.types import Layout
 from bridge.node.report import Report
+
+LEARN_TRIES = 5
+LEARN_PAUSE_SECONDS = 1.0
 
 
 def own_layout(entry: MapConfig, opened: KernelMap, report: Report) -> Layout | None:
@@ -49,14 +54,26 @@ async def announce(
 
 
 async def learn(store: SchemaStore, fitter: Fitter, name: str, number: int, report: Report) -> None:
-    """Tell the fitter what a sender's layout is, as stored beside the log."""
-    layout: Layout | None = None
-    try:
-        stored = await store.get(name, number)
-        if stored is not None:
-            schema = decode_schema(stored.data)
-            if (schema.map, schema.fingerprint) == (name, number):
-                layout = schema.layout
-    except BridgeError as error:
-        report.warn_once(f"layout {number:016x} cannot be read: {error}", map=name)
-    fitter.learn(number, layout)
+    """Tell the fitter what a sender's layout is, as stored beside the log.
+
+    Whoever publishes stores it first, so one that is not there will hardly come. It is waited for
+    all the same, because its changes are left out for good when it is given up.
+    """
+    trouble = ""
+    for attempt in range(LEARN_TRIES):
+        try:
+            stored = await store.get(name, number)
+            if stored is not None:
+                schema = decode_schema(stored.data)
+                if (schema.map, schema.fingerprint) != (name, number):
+                    trouble = "another layout is stored in its place"
+                    break
+                fitter.learn(number, schema.layout)
+                return
+            trouble = "nobody has stored it"
+        except BridgeError as error:
+            trouble = str(error)
+        if attempt + 1 < LEARN_TRIES:
+            await asyncio.sleep(LEARN_PAUSE_SECONDS)
+    report.warn_once(f"layout {number:016x} cannot be had: {trouble}", map=name)
+    fitter.learn(number, None)

@@ -407,6 +407,8 @@ class MapWorker:
             answer["published"] = asdict(parts.loop.counters)
         if parts.target is not None:
             answer["apply"] = asdict(parts.target.counters) | {
+                "mapped": parts.fitter.mapped,
+                "parked": parts.fitter.parked_changes,
                 "p50_seconds": parts.target.delays.percentile(0.50),
                 "p99_seconds": parts.target.delays.percentile(0.99),
             }

@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_parked_until_it_does(rig: Rig) -> None:
         "value.a: has become narrower (32 bits, now 16)",
     )
     assert content(old) == {}
+    until(lambda: a.applied("parked") == ROWS, "counted")
     told = mapbridge("status", "-c", str(a.config_path))
     assert "parked" in told.stdout
     checked = mapbridge("schema", "check", "flows", "-c", str(a.config_path))
