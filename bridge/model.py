@@ -229,6 +229,7 @@ class Manifest:
     anchor: Anchor | None  # the last message of the map at or before ``position``
     slot: int
     taken_at: float  # seconds since 1970, by the taker's clock: for people and for intervals
+    clock_offset: int  # as in ``Delta``
     key_size: int
     value_size: int
     layout: int

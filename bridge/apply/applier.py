@@ -13,7 +13,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from bridge.apply.writer import MapWriter, SizesDifferError, Written
 from bridge.core.replica import Replica, Verdict
 from bridge.core.touches import GRACE_NANOSECONDS, Touch
 from bridge.errors import BridgeError
-from bridge.model import Delta, DeltaBatch
+from bridge.model import U8, Delta, DeltaBatch, Origin
 
 RETRY_SECONDS = 1.0  # until writes that the kernel did not take are tried again
 RETRY_ROWS = 256  # at first; as long as all of them are taken, more follow
@@ -57,6 +58,16 @@ class ApplyCounters:
     lag_seconds: float = 0.0  # age of the newest change of the last batch when it was in the map
 
 
+class Fitter(Protocol):
+    """Makes other nodes' changes fit this map. Twin: ``bridge.layout.fitting.Fitter``."""
+
+    def fit(self, sequence: int, delta: Delta, own: Origin) -> Delta | None:
+        """The changes as the map takes them; ``None``: they do not fit, and wait for nothing."""
+
+    def local(self, writes: DeltaBatch, current: Callable[[U8], U8]) -> DeltaBatch:
+        """Writes with the fields that stay the map's own."""
+
+
 @dataclass(slots=True)
 class ApplyTarget:
     """A map that the writer thread serves. ``lock`` is shared with the map's capture."""
@@ -65,6 +76,7 @@ class ApplyTarget:
     replica: Replica
     writer: MapWriter
     lock: threading.Lock
+    fitter: Fitter | None = None
     counters: ApplyCounters = field(default_factory=ApplyCounters)
     delays: DelayHistogram = field(default_factory=DelayHistogram)
     retry_at: float = math.inf  # on time.monotonic
@@ -174,6 +186,7 @@ class Applier:
         for part in parts:
             batch = part.delta.batch
             if len(batch):
+                batch = self._as_here(target, part)
                 target.counters.loaded += len(batch)
                 self._load_rows(target, batch)
                 load.wrote(batch)
@@ -183,6 +196,14 @@ class Applier:
                 target.counters.swept_out += self._load_rows(target, strangers)
             target.counters.sequence = load.position
             load.finish()
+
+    def _as_here(self, target: ApplyTarget, part: Arrival) -> DeltaBatch:
+        """Only snapshots of the map's own layout are loaded; what is left are kernel times."""
+        fitter = target.fitter
+        if fitter is None:
+            return part.delta.batch
+        fitted = fitter.fit(part.sequence, part.delta, target.replica.origin)
+        return part.delta.batch if fitted is None else fitted.batch
 
     def _load_rows(self, target: ApplyTarget, batch: DeltaBatch) -> int:
         """How many of the rows were written, or tried to be."""
@@ -215,9 +236,16 @@ class Applier:
         target.rejoining = False
 
     def _fitting(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> list[Arrival]:
-        """Messages whose sizes are the map's; the others are counted and named once."""
+        """Messages in the map's layout and sizes; the others are counted and named once."""
         fitting = []
-        for arrival in arrivals:
+        for given in arrivals:
+            arrival = given
+            if target.fitter is not None:
+                fitted = target.fitter.fit(given.sequence, given.delta, target.replica.origin)
+                if fitted is None:
+                    self._report_once(target.name, _parked(target, given.delta))
+                    continue
+                arrival = replace(given, delta=fitted)
             delta = arrival.delta
             try:
                 target.writer.check_sizes(
@@ -244,6 +272,8 @@ class Applier:
         counters, replica = target.counters, target.replica
         written = Written()
         try:
+            if target.fitter is not None:
+                writes = target.fitter.local(writes, target.writer.current)
             written = target.writer.write(writes)
         finally:
             counters.written_at = time.clock_gettime_ns(time.CLOCK_MONOTONIC)
@@ -284,6 +314,14 @@ class Applier:
         if not known and len(self._reported) < REPORTED_MAX:
             self._reported.add((name, str(error)))
             self._report(name, error)
+
+
+def _parked(target: ApplyTarget, delta: Delta) -> BridgeError:
+    return BridgeError(
+        f"map {target.name}: changes of node {delta.origin.node} are parked, their layout "
+        f"{delta.layout:016x} does not go together with this map's",
+        hint=f"`mapbridge schema check {target.name}` says why; they are taken when layouts agree",
+    )
 
 
 def _full(target: ApplyTarget) -> BridgeError:

@@ -43,6 +43,7 @@ class BatchTarget(Protocol):
 
     @property
     def info(self) -> MapInfo: ...
+    def lookup(self, key: bytes) -> bytes | None: ...
     def update_batch(self, keys: U8, values: U8, flags: int = 0) -> BatchOutcome: ...
     def delete_batch(self, keys: U8) -> BatchOutcome: ...
 
@@ -99,6 +100,12 @@ class MapWriter:
                 f"{info.value_size} bytes, from {sender} key {key_size} and value {value_size})",
                 hint="load the same version of the program on both nodes",
             )
+
+    def current(self, keys: U8) -> U8:
+        """What the map holds of these keys, zero where it has none. A system call per key."""
+        size = self._map.info.value_size
+        held = (self._map.lookup(key.tobytes()) or bytes(size) for key in keys)
+        return np.frombuffer(b"".join(held), np.uint8).reshape(len(keys), size)
 
     def write(self, batch: DeltaBatch) -> Written:
         """Apply a folded batch (each key once)."""

@@ -28,7 +28,7 @@ from bridge.wire.subjects import (
 _NO_MESSAGE = 10037
 _WRONG_LAST = 10071
 _STORE_FAILED = 10077
-_TRIES_MAX = 20
+_SECONDS_MAX = 30.0  # of trying; an election among servers takes about ten
 _PAUSE_SECONDS = 0.25
 
 
@@ -45,7 +45,7 @@ class StoredSchema:
 
 
 class SchemaStore:
-    """The layouts of one cluster. Methods wait while the broker is away."""
+    """The layouts of one cluster. Methods wait while the broker is away, and try for a while."""
 
     def __init__(self, bus: NatsBus, cluster: str, settings: LogSettings | None = None) -> None:
         self._bus = bus
@@ -63,8 +63,8 @@ class SchemaStore:
                 hint="raise max_payload in the broker's configuration",
             )
         subject = schema_subject(self._cluster, map_name, layout)
-        trouble = ""
-        for _ in range(_TRIES_MAX):
+        trouble, end = "", asyncio.get_running_loop().time() + _SECONDS_MAX
+        while asyncio.get_running_loop().time() < end:
             try:
                 link = await self._bus.link()
                 await self._ensure(link)
@@ -103,8 +103,8 @@ class SchemaStore:
         return StoredSchema(reply.number("message", "seq"), data)
 
     async def _ask(self, what: str, body: Mapping[str, object]) -> Reply:
-        trouble = ""
-        for _ in range(_TRIES_MAX):
+        trouble, end = "", asyncio.get_running_loop().time() + _SECONDS_MAX
+        while asyncio.get_running_loop().time() < end:
             try:
                 link = await self._bus.link()
                 reply = await link.call(f"{self._bus.api_prefix}.{what}", body)

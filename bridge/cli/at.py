@@ -22,8 +22,8 @@ from bridge.errors import BridgeError
 from bridge.feed.fold import Entry, Fold
 from bridge.feed.layouts import LayoutBook
 from bridge.feed.replay import history
-from bridge.feed.rows import Fields, FieldsOf, wall_clocks
-from bridge.layout.render import Shown, line_of
+from bridge.feed.rows import Fields, FieldsOf
+from bridge.layout.render import Shown, line_of, wall_clocks
 from bridge.layout.types import Layout
 
 
@@ -116,7 +116,7 @@ class _Layouts:
         if fields is None:
             return None
         one = (np.frombuffer(raw, np.uint8).reshape(1, -1) for raw in (key, entry.value))
-        return fields.keys(next(one))[0], fields.values(next(one))[0]
+        return fields.keys(next(one))[0], fields.values(next(one), entry.written.clock_offset)[0]
 
 
 def _lines(

@@ -55,6 +55,7 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
     from bridge.kernel.maptypes import type_name
     from bridge.kernel.support import Support, judge
     from bridge.layout.reader import map_layout
+    from bridge.layout.rules import HostRules
 
     if entry.selector.is_pattern:
         return  # nothing need be there yet
@@ -65,10 +66,12 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
                 yield Problem(
                     path, f"cannot be bridged: {verdict.reason}", type_name(found.info.type)
                 )
-            if entry.declared is not None:
-                map_layout(found, entry.declared.layout)
+            if entry.declared is not None or entry.rules:
+                declared = None if entry.declared is None else entry.declared.layout
+                HostRules(map_layout(found, declared, entry.rules), entry.rules)
     except BridgeError as error:
         yield _told(path, error)
+    yield from _metrics(path, entry)
     parts = (("emit", entry.emit, open_ring), ("emit_losses", entry.emit_losses, open_counter))
     for key, selector, opener in parts:
         if selector is None:
@@ -77,6 +80,29 @@ def _map(path: str, entry: MapConfig) -> Iterator[Problem]:
             opener(selector).close()
         except BridgeError as error:
             yield _told(f"{path}.{key}", error)
+
+
+def _metrics(path: str, entry: MapConfig) -> Iterator[Problem]:
+    """Filters that can be read, and that name fields of the map where it can be looked at."""
+    from bridge.cli.layouts import layout_here
+    from bridge.feed.where import Where
+
+    for index, metric in enumerate(entry.metrics):
+        if metric.where is None:
+            continue
+        try:
+            where = Where(metric.where)
+        except BridgeError as error:
+            yield _told(f"{path}.metrics[{index}].where", error)
+            continue
+        try:
+            layout = layout_here(entry)
+        except BridgeError:  # told above, or nobody knows the fields
+            continue
+        try:
+            where.check(layout)
+        except BridgeError as error:
+            yield _told(f"{path}.metrics[{index}].where", error)
 
 
 def _broker(config: Config) -> Iterator[Problem]:

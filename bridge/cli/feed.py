@@ -211,6 +211,7 @@ class _Saved:
     def __init__(self, path: Path, cluster: str) -> None:
         self._path = path
         self._cluster = cluster
+        self._told = False
         try:
             content = orjson.loads(path.read_bytes())
         except (OSError, orjson.JSONDecodeError):
@@ -234,7 +235,9 @@ class _Saved:
             draft.write_bytes(orjson.dumps({self._cluster: self._known}))
             draft.replace(self._path)
         except OSError as error:
-            _say(f"positions cannot be saved: {error}")
+            if not self._told:
+                _say(f"positions are kept in the feeds alone: {error}")
+            self._told = True
 
 
 def _say(text: str) -> None:

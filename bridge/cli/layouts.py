@@ -49,7 +49,8 @@ def configured(config: Config, name: str, path: Path) -> MapConfig:
 def layout_here(entry: MapConfig) -> Layout:
     """The layout of this machine's map, as its node takes it."""
     with open_map(entry.selector) as opened:
-        return map_layout(opened, None if entry.declared is None else entry.declared.layout)
+        declared = None if entry.declared is None else entry.declared.layout
+        return map_layout(opened, declared, entry.rules)
 
 
 def find_layout(text: str, config_path: Path | None) -> Found:

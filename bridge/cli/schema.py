@@ -19,6 +19,7 @@ from bridge.layout.fingerprint import fingerprint
 from bridge.layout.forms import shape_of
 from bridge.layout.proto import proto_text
 from bridge.layout.reader import map_layout
+from bridge.layout.rules import FieldRule
 from bridge.layout.types import Layout, Leaf, Type, as_record, leaves
 from bridge.model import MapInfo, MapSelector
 
@@ -134,7 +135,8 @@ def _describe(
         raise click.UsageError("name one map: MAP with -c FILE, --pin, --id or --name")
     if name is None:
         selector = MapSelector(pin=pin, id=map_id, name=kernel_name)
-        declared = None
+        declared: Layout | None = None
+        rules: tuple[FieldRule, ...] = ()
     else:
         if config_path is None:
             raise click.UsageError("MAP is a name of a configuration: give its file with -c")
@@ -148,8 +150,9 @@ def _describe(
             ) from None
         selector = entry.selector
         declared = None if entry.declared is None else entry.declared.layout
+        rules = entry.rules
     with open_map(selector) as opened:
-        layout = map_layout(opened, declared)
+        layout = map_layout(opened, declared, rules)
         return Described(name or opened.info.name, opened.info, layout)
 
 

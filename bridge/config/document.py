@@ -34,6 +34,7 @@ from bridge.config.units import (
     parse_size,
 )
 from bridge.layout.declared import DeclaredError, read_declared
+from bridge.layout.rules import FieldRule, Rule
 from bridge.model import WILDCARDS, Evict, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
@@ -45,6 +46,7 @@ _KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
 _METRIC_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
 _LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FIELD_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*(?:\[\d+\])*|\[\d+\])+")
+_RULE_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*)+")
 LABELS_MAX = 16
 SERIES_MAX = 100_000
 _SCHEMES = ("nats", "tls")
@@ -310,6 +312,26 @@ def _series(value: object) -> int:
     return value
 
 
+def _rules(value: object) -> tuple[FieldRule, ...]:
+    if not isinstance(value, dict):
+        raise ValueError('must be a table of fields, such as "value.seen" = "ktime"')
+    return tuple(_rule(path, said) for path, said in value.items())
+
+
+def _rule(path: str, said: object) -> FieldRule:
+    if path not in ("key", "value") and _RULE_PATH.fullmatch(path) is None:
+        raise ValueError(f"must name fields such as value.seen, without indexes ({path})")
+    names = [rule.value for rule in Rule if rule is not Rule.ENUM]
+    if isinstance(said, str) and said in names:
+        return FieldRule(path, Rule(said))
+    named = said.get("enum") if isinstance(said, dict) and len(said) == 1 else None
+    if isinstance(named, dict) and named and all(type(n) is int for n in named.values()):
+        return FieldRule(path, Rule.ENUM, tuple(named.items()))
+    raise ValueError(
+        f"{path}: must be one of {', '.join(names)}, or a table {{ enum = {{ NAME = 1 }} }}"
+    )
+
+
 class MetricTable(Table):
     name: Annotated[str, BeforeValidator(_metric_name)]
     help: Annotated[str, BeforeValidator(_text)] = settings.METRIC_HELP
@@ -331,6 +353,7 @@ class MapTable(SelectorTable):
     sweep: Sweep | None = None
     evict: Annotated[Evict, BeforeValidator(_choice(Evict))] = Evict.LOCAL
     layout: LayoutTable | None = None
+    fields: Annotated[tuple[FieldRule, ...], BeforeValidator(_rules)] = ()
     metrics: tuple[MetricTable, ...] = ()
     ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
     lag: Annotated[float, BeforeValidator(_duration(0.1, 3600))] = settings.LAG_SECONDS

@@ -182,6 +182,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         lag_seconds=table.lag,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
         evict=table.evict,
+        rules=table.fields,
         metrics=tuple(_metric(each) for each in table.metrics),
         declared=None if table.layout is None else _declared(table.layout),
     )

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bridge.layout.declared import read_declared
+from bridge.layout.rules import FieldRule
 from bridge.layout.types import Layout
 from bridge.model import Evict, MapSelector, Role
 
@@ -183,6 +184,7 @@ class MapConfig:
     ring_bytes: int = RING_BYTES
     lag_seconds: float = LAG_SECONDS  # a map that is further behind is not synced
     evict: Evict = Evict.LOCAL  # of LRU maps
+    rules: tuple[FieldRule, ...] = ()
     metrics: tuple[MetricConfig, ...] = ()
     declared: DeclaredLayout | None = None  # goes before the map's own type information
 

@@ -55,8 +55,7 @@ class ScanSlice:
 class Fingerprints:
     """Not thread-safe: the owner's lock makes noting and comparing atomic with judgement.
 
-    ``counted``: ``u8[value_size]``, 255 for each byte of a value that counts, 0 for the others;
-    ``None``: all count.
+    ``counted``: ``u8[value_size]``, the bits of a value that count; ``None``: all count.
     """
 
     def __init__(self, key_size: int, counted: U8 | None = None) -> None:

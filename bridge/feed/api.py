@@ -72,6 +72,7 @@ class Batch:
     times_ns: npt.NDArray[np.int64]
     sequences: npt.NDArray[np.int64]
     stream_sequence: int
+    clock_offset_ns: int  # of the node: time of day less the kernel's clock
 
     def __len__(self) -> int:
         return len(self.changes)
@@ -160,7 +161,7 @@ async def subscribe(
     )
     try:
         async for batch in found:
-            shown = tell_one_by_one(batch.changes, fields_of(batch.layout))
+            shown = tell_one_by_one(batch.changes, fields_of(batch.layout), batch.clock_offset_ns)
             for row, (op, key, value) in enumerate(shown):
                 yield Change(
                     batch.map,
@@ -227,6 +228,7 @@ async def _batch(item: Received, book: LayoutBook, chosen: Where | None) -> Batc
         times,
         delta.first_sequence + rows.astype(np.int64),
         item.sequence,
+        delta.clock_offset,
     )
 
 

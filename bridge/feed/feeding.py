@@ -6,6 +6,7 @@ published (see ``bridge.bus.feeds``); while messages wait, those that fit are se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -71,6 +72,7 @@ class Feeder:
         self._place: SourcePlace | None = None  # with what is held
         self.published: SourcePlace | None = None  # to be kept where the feeds' stream forgets
         self._undescribed_told = False
+        self._in_flight: asyncio.Task[None] | None = None
 
     async def run(self, begin: SourcePlace, until: int | None) -> None:
         """Feed from ``begin``, if the stream of feeds does not know better; never ends by itself.
@@ -112,8 +114,14 @@ class Feeder:
                         )
                 if subscription.pending == 0:
                     await self._flush()
+                    await self._sent()
             await self._flush()
+            await self._sent()
         finally:
+            if self._in_flight is not None:
+                self._in_flight.cancel()
+                await asyncio.gather(self._in_flight, return_exceptions=True)
+                self._in_flight = None
             await subscription.close()
 
     async def _take(self, item: Received, skipped: int, log: str) -> None:
@@ -149,18 +157,30 @@ class Feeder:
             self._place = SourcePlace(log, item.sequence, 0 if whole else done)
 
     async def _flush(self) -> None:
+        """Send what is held; one message is on its way at a time, while the next is made."""
         if not self._held:
             return
         assert self._place is not None
-        data = b"".join(self._held)
-        await self._publisher.publish(data, self._place, self._layout)
+        await self._sent()
+        sending = self._send(b"".join(self._held), self._place, self._layout, self._held_rows)
+        self._in_flight = asyncio.create_task(sending, name=f"feed {self.name}")
+        self._drop()
+        await asyncio.sleep(0)  # lets it begin
+
+    async def _sent(self) -> None:
+        """Wait until nothing is on its way."""
+        sending, self._in_flight = self._in_flight, None
+        if sending is not None:
+            await sending
+
+    async def _send(self, data: bytes, place: SourcePlace, layout: int, rows: int) -> None:
+        await self._publisher.publish(data, place, layout)
         counters = self.counters
         counters.messages += 1
         counters.bytes += len(data)
-        counters.changes += self._held_rows
-        counters.position = self._place.sequence - (self._place.rows > 0)
-        self.published = self._place
-        self._drop()
+        counters.changes += rows
+        counters.position = place.sequence - (place.rows > 0)
+        self.published = place
 
     def _drop(self) -> None:
         self._held, self._held_bytes, self._held_rows = [], 0, 0

@@ -24,6 +24,7 @@ class Written:
     time_ns: int
     sequence: int  # of the message
     layout: int
+    clock_offset: int  # of the node then
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,13 @@ class Fold:
         for key, value, left in zip(
             _split(kept.keys), _split(kept.values), kept.left.tolist(), strict=True
         ):
-            written = Written(origin.node, left + delta.clock_offset, item.sequence, delta.layout)
+            written = Written(
+                origin.node,
+                left + delta.clock_offset,
+                item.sequence,
+                delta.layout,
+                delta.clock_offset,
+            )
             self.entries[key] = Entry(value, written)
 
 

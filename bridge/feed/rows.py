@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bridge.layout.render import CHUNK_ROWS, Renderer, Shown
+from bridge.layout.render import CHUNK_ROWS, Renderer, Shown, wall_clocks
 from bridge.layout.types import Layout
 from bridge.model import U8, Delta, DeltaBatch, Op
 
@@ -26,8 +26,9 @@ class Fields:
     def keys(self, rows: U8) -> Sequence[Shown]:
         return self._key.listed(rows)
 
-    def values(self, rows: U8) -> Sequence[Shown]:
-        return self._value.listed(rows)
+    def values(self, rows: U8, clock_offset: int | None = None) -> Sequence[Shown]:
+        """``clock_offset``: of the node that wrote, for kernel times as the time of day."""
+        return self._value.listed(rows, clock_offset)
 
 
 class FieldsOf:
@@ -71,7 +72,7 @@ def tell(delta: Delta, rows: npt.NDArray[np.intp], fields: Fields | None) -> Tol
         keys_shown: Sequence[Shown] = [row.tobytes().hex() for row in keys]
         shown = [row.tobytes().hex() for row in values]
     else:
-        keys_shown, shown = fields.keys(keys), fields.values(values)
+        keys_shown, shown = fields.keys(keys), fields.values(values, delta.clock_offset)
     if any(op != Op.UPDATE for op in ops):
         shown = [value if op == Op.UPDATE else None for value, op in zip(shown, ops, strict=True)]
     nanoseconds = batch.left[rows].astype(np.int64) + delta.clock_offset
@@ -85,27 +86,23 @@ def tell(delta: Delta, rows: npt.NDArray[np.intp], fields: Fields | None) -> Tol
     )
 
 
-def wall_clocks(nanoseconds: npt.NDArray[np.int64]) -> list[str]:
-    """``2026-01-02T03:04:05.678901+00:00`` of nanoseconds since 1970."""
-    texts = np.datetime_as_string(nanoseconds.astype("datetime64[ns]"), unit="us").tolist()
-    return [f"{text}+00:00" for text in texts]
-
-
 def tell_one_by_one(
-    batch: DeltaBatch, fields: Fields | None
+    batch: DeltaBatch, fields: Fields | None, clock_offset: int
 ) -> Iterator[tuple[str, Shown, Shown | None]]:
     """Operation, key and value of each change, some of them made at a time."""
     for first in range(0, len(batch), CHUNK_ROWS):
         part = batch.take(slice(first, first + CHUNK_ROWS))
         ops = part.ops.tolist()
-        keys, values = _shown(part, fields)
+        keys, values = _shown(part, fields, clock_offset)
         for op, key, value in zip(ops, keys, values, strict=True):
             yield OPERATIONS[op], key, value if op == Op.UPDATE else None
 
 
-def _shown(batch: DeltaBatch, fields: Fields | None) -> tuple[Sequence[Shown], Sequence[Shown]]:
+def _shown(
+    batch: DeltaBatch, fields: Fields | None, clock_offset: int
+) -> tuple[Sequence[Shown], Sequence[Shown]]:
     if fields is not None:
-        return fields.keys(batch.keys), fields.values(batch.values)
+        return fields.keys(batch.keys), fields.values(batch.values, clock_offset)
     return [row.tobytes().hex() for row in batch.keys], [
         row.tobytes().hex() for row in batch.values
     ]

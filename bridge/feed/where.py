@@ -24,6 +24,7 @@ from bridge.layout.types import Layout
 from bridge.model import Cause, Delta, Op
 
 TEXT_MAX: Final = 4096
+DEPTH_MAX: Final = 100
 Mask = npt.NDArray[np.bool_]
 
 _OPERATORS: Final = {
@@ -196,13 +197,15 @@ class _Parser:
             raise WhereError(f"filter: cannot be read ({error})") from error
         return self._node(tree.body)
 
-    def _node(self, node: ast.expr) -> _Node:
+    def _node(self, node: ast.expr, depth: int = 0) -> _Node:
+        if depth > DEPTH_MAX:
+            raise self._error(f"nested too deep (more than {DEPTH_MAX})", node)
         match node:
             case ast.BoolOp():
-                parts = tuple(self._node(part) for part in node.values)
+                parts = tuple(self._node(part, depth + 1) for part in node.values)
                 return _Both(parts, is_or=isinstance(node.op, ast.Or))
             case ast.UnaryOp(op=ast.Not()):
-                return _Not(self._node(node.operand))
+                return _Not(self._node(node.operand, depth + 1))
             case ast.Compare():
                 return self._compare(node)
         raise self._error("needs a comparison here, such as value.count > 7", node)
@@ -223,7 +226,9 @@ class _Parser:
             self._check_plain(found, right)
         return found
 
-    def _path(self, node: ast.expr) -> tuple[str | int, ...]:
+    def _path(self, node: ast.expr, depth: int = 0) -> tuple[str | int, ...]:
+        if depth > DEPTH_MAX:
+            raise self._error(f"nested too deep (more than {DEPTH_MAX})", node)
         match node:
             case ast.Name(id=name):
                 if name not in _NAMES:
@@ -231,11 +236,11 @@ class _Parser:
                     raise self._error(f"no such name (got {name!r})", node, hint=hint)
                 return (name,)
             case ast.Attribute(value=holder, attr=name):
-                return (*self._path(holder), name)
+                return (*self._path(holder, depth + 1), name)
             case ast.Subscript(value=holder, slice=ast.Constant(value=index)) if isinstance(
                 index, int | str
             ):
-                return (*self._path(holder), index)
+                return (*self._path(holder, depth + 1), index)
         raise self._error('needs a field here, such as value.count, key["from"] or key.ip[0]', node)
 
     def _wanted(self, node: ast.expr, operator: str) -> tuple[Literal, ...]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from bridge.errors import BridgeError, Exit
 
 TEXT_MAX = 256 << 10
+NESTED_MAX = 32  # parentheses and signs of one number
 _TOKEN = re.compile(r"[A-Za-z_]\w*|0[xX][0-9a-fA-F]+[uUlL]*|\d+[uUlL]*|<<|[-{}\[\]();,*:=+|~&]")
 _SPACE = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
 _DEFINE = re.compile(r"[ \t]*#[ \t]*define[ \t]+([A-Za-z_]\w*)[ \t]+(0[xX][0-9a-fA-F]+|\d+)[uUlL]*")
@@ -41,6 +42,7 @@ class Tokens:
         self._text = text
         self._what = what
         self._at = 0
+        self._nested = 0
         if len(text) > TEXT_MAX:
             raise DeclaredError(f"{what}: is longer than {TEXT_MAX} characters")
         self.defines: dict[str, int] = {}
@@ -122,13 +124,16 @@ class Tokens:
 
     def _operand(self, known: Mapping[str, int]) -> int:
         token = self.advance()
-        if token.text in ("-", "~"):
-            value = self._operand(known)
+        if token.text in ("-", "~", "("):
+            self._nested += 1
+            if self._nested > NESTED_MAX:
+                raise self.error(f"nested too deep (more than {NESTED_MAX})", token)
+            value = self.number(known) if token.text == "(" else self._operand(known)
+            self._nested -= 1
+            if token.text == "(":
+                self.need(")")
+                return value
             return -value if token.text == "-" else ~value
-        if token.text == "(":
-            value = self.number(known)
-            self.need(")")
-            return value
         if token.text in known:
             return known[token.text]
         if not token.text[:1].isdigit():

@@ -6,6 +6,7 @@ bound holds, or raises ``DocumentError``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from bridge.errors import BridgeError
@@ -15,6 +16,7 @@ from bridge.model import KEY_SIZE_MAX, VALUE_SIZE_MAX
 DEPTH_MAX = 32
 FIELDS_MAX = 10_000
 _ENUMERATORS_MAX = 10_000
+_NAME = re.compile(r"[A-Za-z0-9_.$]{1,255}")
 _NUMBER_BYTES = {
     Kind.INT: (1, 2, 4, 8),
     Kind.ENUM: (1, 2, 4, 8),
@@ -110,7 +112,7 @@ class _Reader:
                 raise DocumentError(f"layout: no bit field of {held.label} (got {bits} at {at})")
             if at + (bits or 8 * held.size) > 8 * size:
                 raise DocumentError(f"layout: a field ends behind its holder (got bit {at})")
-            found.append(Field(_text(one, "name"), at, held, bits))
+            found.append(Field(_name(one), at, held, bits))
         names = [field.name for field in found]
         if len(set(names)) < len(names) or "" in names:
             raise DocumentError("layout: fields must have names of their own")
@@ -121,6 +123,14 @@ def _text(document: Mapping[str, object], key: str) -> str:
     found = document.get(key, "")
     if not isinstance(found, str):
         raise DocumentError(f"layout: {key} must be text")
+    return found
+
+
+def _name(document: Mapping[str, object]) -> str:
+    """A field's name, which ends up in texts of other languages."""
+    found = _text(document, "name")
+    if _NAME.fullmatch(found) is None:
+        raise DocumentError(f"layout: no name of a field (got {found[:80]!r})")
     return found
 
 
@@ -143,7 +153,7 @@ def _enumerators(listed: object) -> list[tuple[str, int]]:
     found = []
     for pair in listed:
         match pair:
-            case [str(name), int(value)] if abs(value) < 1 << 64:
+            case [str(name), int(value)] if abs(value) < 1 << 64 and _NAME.fullmatch(name):
                 found.append((name, value))
             case _:
                 raise DocumentError("layout: an enumerator is a name and a number")

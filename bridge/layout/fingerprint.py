@@ -1,7 +1,8 @@
 """A number that names a layout: equal on all nodes whose maps mean the same by the same bytes.
 
 Names of fields, places, kinds, widths, signs, byte order and enumerators count. Names of structs
-and typedefs do not (``__u32`` in one header is ``u32`` in another), unless they say the order.
+and typedefs do not (``__u32`` in one header is ``u32`` in another), unless they say the order, or
+are marks of the configuration's rules.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 
+from bridge.layout.forms import MARK
 from bridge.layout.types import Kind, Layout, Type
 
 
@@ -31,5 +33,6 @@ def describe(found: Type) -> str:
         )
         return f"{found.kind}{found.size}{{{fields}}}"
     order = " network" if found.network_order else ""
+    order += "".join(f" {name}" for name in found.typedefs if name.startswith(MARK))
     values = " ".join(f"{name}={value}" for name, value in found.enumerators)
     return f"{found.kind}{found.size} {'signed' if found.signed else 'plain'}{order} {values}"

@@ -18,6 +18,9 @@ _ADDRESS = re.compile(
     r"(?:_?(?:v?[46]|be|be32))?"
 )
 _FILLER = re.compile(r"_*(?:pad|padding|zero|reserved|unused|fill|filler|rsvd)_?\d*")
+# Typedefs that rules of the configuration add to a field.
+MARK = "mapbridge_"
+ADDRESS_MARK, PLAIN_MARK, KTIME_MARK = f"{MARK}address", f"{MARK}plain", f"{MARK}ktime"
 _ADDRESS_BYTES = (4, 16)
 _ADDRESS_TAGS = ("in_addr", "in6_addr")
 MAC_BYTES = 6
@@ -46,16 +49,18 @@ _PLAIN = Shape(Form.PLAIN)
 def shape_of(field: Field) -> Shape:
     """The form of a field."""
     found = field.type
-    if field.bits or is_filler(field.name):
-        return _PLAIN
     inner = found.innermost
+    if field.bits or (is_filler(field.name) and ADDRESS_MARK not in inner.typedefs):
+        return _PLAIN
+    if PLAIN_MARK in inner.typedefs:
+        return _PLAIN
     if inner.kind is Kind.STRUCT and inner.name in _ADDRESS_TAGS and inner.size in _ADDRESS_BYTES:
         return Shape(Form.ADDRESS, inner.size, found.dimensions)
     if inner.kind is not Kind.INT or inner.signed:
         return _PLAIN
     if inner.size == 1 and found.dimensions[-1:] == (MAC_BYTES,):
         return Shape(Form.MAC, MAC_BYTES, found.dimensions[:-1])
-    if _ADDRESS.fullmatch(field.name.lower()):
+    if ADDRESS_MARK in inner.typedefs or _ADDRESS.fullmatch(field.name.lower()):
         return _address(inner, found.dimensions)
     return _PLAIN
 

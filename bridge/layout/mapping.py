@@ -71,6 +71,11 @@ class Mapping:
     key: _Plan
     value: _Plan
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of a key and of a value that are mapped."""
+        return self.key.source.record.size, self.value.source.record.size
+
     def keys(self, rows: U8) -> U8:
         return self.key.rows(rows)
 
@@ -149,18 +154,22 @@ class _Planner:
 
 def _cannot(source: Type, target: Type, old_bits: int, new_bits: int) -> str:
     """Why a value of one type may not be one of the other; empty when it always is."""
-    if source.kind is not target.kind:
+    if source.kind is not target.kind and {source.kind, target.kind} != {Kind.INT, Kind.ENUM}:
         return f"was {source.label}, is {target.label}"
+    if source.network_order != target.network_order:
+        # Did the bytes change, or only what a header calls them? Nothing here can tell.
+        return f"was {source.label}, is {target.label}: in network order on one side only"
     if source.kind in (Kind.POINTER, Kind.BYTES):
         return "" if source.size == target.size else f"has {target.size} bytes, not {source.size}"
     old, new = old_bits or 8 * source.size, new_bits or 8 * target.size
     if new < old:
         return f"has become narrower ({old} bits, now {new})"
     # Compilers before LLVM 15 did not tell the sign of an enum; its bits are the same without.
-    signs_count = source.kind is Kind.INT or (source.kind is Kind.ENUM and new != old)
+    plain = source.kind is target.kind is Kind.INT
+    signs_count = plain or (new != old and Kind.ENUM in (source.kind, target.kind))
     if signs_count and source.signed != target.signed and (source.signed or new == old):
         return "has changed between signed and unsigned"
-    return _renamed(source, target) if source.kind is Kind.ENUM else ""
+    return _renamed(source, target) if source.kind is target.kind is Kind.ENUM else ""
 
 
 def _renamed(source: Type, target: Type) -> str:

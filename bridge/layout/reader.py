@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from bridge.errors import BridgeError, Exit, UnavailableError
 from bridge.kernel.btf import DEPTH_MAX, Btf, BtfError, Kind as Btfs
 from bridge.kernel.handle import KernelMap
 from bridge.kernel.map_btf import map_types
+from bridge.layout.rules import FieldRule, presented
 from bridge.layout.types import Field, Kind, Layout, Type
 
 FIELDS_MAX = 10_000  # of one key or value, arrays counted once
@@ -54,13 +57,16 @@ def _of_each_cpu(btf: Btf, type_id: int, cpus: int, size: int) -> Type:
     return Type(Kind.ARRAY, size, element=one, count=cpus)
 
 
-def map_layout(opened: KernelMap, declared: Layout | None) -> Layout:
+def map_layout(
+    opened: KernelMap, declared: Layout | None, rules: Sequence[FieldRule] = ()
+) -> Layout:
     """What the configuration declares, which must fit the map's sizes; else the map's own BTF.
 
-    Raises as ``read_layout`` does, and ``LayoutSizeError``.
+    ``rules`` say how fields are to be read. Raises as ``read_layout`` does, ``LayoutSizeError``,
+    ``RuleError``.
     """
     if declared is None:
-        return read_layout(opened)
+        return presented(read_layout(opened), rules)
     info = opened.info
     for role, found, size in (
         ("key", declared.key, info.key_size),
@@ -72,7 +78,7 @@ def map_layout(opened: KernelMap, declared: Layout | None) -> Layout:
                 f"(got a layout of {found.size}, {found.label})",
                 hint="correct the map's layout in the configuration; padding counts",
             )
-    return declared
+    return presented(declared, rules)
 
 
 def read_type(btf: Btf, type_id: int, size: int) -> Type:

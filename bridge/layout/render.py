@@ -15,8 +15,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from bridge.layout.columns import Decoder, numbers_of
-from bridge.layout.forms import Form, Shape, is_filler, shape_of
+from bridge.layout.columns import Column, Decoder, numbers_of
+from bridge.layout.forms import KTIME_MARK, Form, Shape, is_filler, shape_of
 from bridge.layout.types import Field, Kind, Type
 from bridge.model import U8
 
@@ -39,35 +39,44 @@ class Renderer:
         for start in range(0, len(rows), CHUNK_ROWS):
             yield from self.listed(rows[start : start + CHUNK_ROWS])
 
-    def listed(self, rows: U8) -> Sequence[Shown]:
-        """All rows of ``u8[n, size]``."""
+    def listed(self, rows: U8, clock_offset: int | None = None) -> Sequence[Shown]:
+        """All rows of ``u8[n, size]``.
+
+        ``clock_offset``: CLOCK_REALTIME less CLOCK_MONOTONIC of the host whose values these are, in
+        nanoseconds. With it, kernel times (by a field's rule) are shown as the time of day.
+        """
         view = self._decoder.view(rows)
         if self._decoder.wrapped:
-            return _column(self._decoder.record.fields[0], self._decoder.record, view)
-        return _records(self._decoder.record, view)
+            only = self._decoder.record.fields[0]
+            return _column(only, self._decoder.record, view, clock_offset)
+        return _records(self._decoder.record, view, clock_offset)
 
 
-def _records(record: Type, view: npt.NDArray[np.void]) -> Sequence[Shown]:
+def _records(record: Type, view: npt.NDArray[np.void], clock_offset: int | None) -> Sequence[Shown]:
     if not record.fields:
         return [{} for _ in range(len(view))]
     names = [field.name for field in record.fields]
-    columns = [_column(field, record, view) for field in record.fields]
+    columns = [_column(field, record, view, clock_offset) for field in record.fields]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def _column(field: Field, holder: Type, view: npt.NDArray[np.void]) -> Sequence[Shown]:
+def _column(
+    field: Field, holder: Type, view: npt.NDArray[np.void], clock_offset: int | None
+) -> Sequence[Shown]:
     """One field of all records of ``view``, which has one dimension."""
     shape = shape_of(field)
     if shape.form is not Form.PLAIN:
         return _shaped(field, shape, holder, view)
     inner, dimensions = field.type.innermost, field.type.dimensions
     if inner.is_record:
-        flat = _records(inner, view[field.name].reshape(-1))
+        flat = _records(inner, view[field.name].reshape(-1), clock_offset)
         return _grouped(flat, dimensions, len(view))
     if inner.kind is Kind.BYTES:
         raw = np.ascontiguousarray(view[field.name]).reshape(len(view), -1)
         return [row.hex() for row in _split(raw)]
     column = numbers_of(field, view)
+    if clock_offset is not None and KTIME_MARK in inner.typedefs:
+        return _grouped(_times(column.reshape(-1), clock_offset), dimensions, len(view))
     plain = inner.kind in (Kind.INT, Kind.BOOL, Kind.FLOAT)
     if plain:
         listed: list[Shown] = column.tolist()
@@ -104,6 +113,19 @@ def _shaped(
         for part, is_short in zip(parts, each.tolist(), strict=True)
     ]
     return _grouped(texts, shape.dimensions, len(view))
+
+
+def _times(column: Column, clock_offset: int) -> list[Shown]:
+    """Kernel times as the time of day; 0, which stands for never, as it is."""
+    numbers = column.astype(np.int64)
+    texts = wall_clocks(numbers + np.int64(clock_offset))
+    return [text if number else 0 for text, number in zip(texts, numbers.tolist(), strict=True)]
+
+
+def wall_clocks(nanoseconds: npt.NDArray[np.int64]) -> list[str]:
+    """``2026-01-02T03:04:05.678901+00:00`` of nanoseconds since 1970."""
+    texts = np.datetime_as_string(nanoseconds.astype("datetime64[ns]"), unit="us").tolist()
+    return [f"{text}+00:00" for text in texts]
 
 
 def _say_ipv4(holder: Type, view: npt.NDArray[np.void]) -> npt.NDArray[np.bool_] | None:

@@ -79,7 +79,9 @@ class Follower:
     positions: Positions
     map: KernelMap
     target: ApplyTarget
-    identity: Identity = field(default_factory=Identity)
+    identity: Identity
+    layout: int  # of the map; 0: not known
+    learn: Callable[[int], Awaitable[None]]  # a sender's layout, before its changes are handed on
     publishing: PublishLoop | None = None
     counters: StreamCounters = field(default_factory=StreamCounters)
     joined: Joined = field(default_factory=Joined)
@@ -276,8 +278,11 @@ class Follower:
         except SnapshotStoreError as error:
             self.report.warn_once(f"snapshots cannot be read: {error}", map=self.name)
             return None
+        shape = (info.key_size, info.value_size)
         fitting = [
-            m for m in found if (m.key_size, m.value_size) == (info.key_size, info.value_size)
+            m
+            for m in found
+            if (m.key_size, m.value_size) == shape and m.layout in (0, self.layout or m.layout)
         ]
         chosen = usable(fitting, log_of(state), behind=behind)
         if chosen is None or chosen.anchor is None:
@@ -310,9 +315,10 @@ class Follower:
 
     async def _hand_parts(self, plan: Plan, manifest: Manifest, load: Load) -> None:
         sent, first, digest = 0, 1, 0
+        offset, layout = manifest.clock_offset, manifest.layout
         async for batch in self.snapshots.parts(manifest):
             digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
-            await self._hand(plan.after, Delta(manifest.origin, first, batch), load)
+            await self._hand(plan.after, Delta(manifest.origin, first, batch, offset, layout), load)
             sent, first = sent + 1, first + len(batch)
             await self._until(lambda: load.parts > sent - WINDOW_PARTS)  # noqa: B023
         if digest != manifest.digest:

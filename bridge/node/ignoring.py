@@ -45,6 +45,13 @@ def counted_bytes(entry: MapConfig, opened: KernelMap) -> U8 | None:
     return counted
 
 
+def both(some: U8 | None, others: U8 | None) -> U8 | None:
+    """The bits of a value that count by both."""
+    if some is None or others is None:
+        return others if some is None else some
+    return some & others
+
+
 def _bytes_of(entry: MapConfig, value: Type, path: str) -> range:
     """The bytes of a field, named with dots for fields of fields."""
     here, offset = value, 0

@@ -37,7 +37,7 @@ from bridge.core.snapshots import (
     usable,
 )
 from bridge.errors import BridgeError, Exit
-from bridge.kernel.clock import ktime_ns
+from bridge.kernel.clock import clock_offset_ns, ktime_ns
 from bridge.model import (
     U8,
     Anchor,
@@ -238,9 +238,10 @@ class SnapshotTaker:
             anchor=None if stored_at is None else Anchor(position, stored_at),
             slot=slot,
             taken_at=time.time(),
+            clock_offset=clock_offset_ns(),
             key_size=info.key_size,
             value_size=info.value_size,
-            layout=0,
+            layout=self.follower.layout,
             parts=tuple(parts),
             first_part=first,
             digest=digest,

@@ -21,15 +21,19 @@ from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.core.snapshots import Facts
 from bridge.errors import BridgeError
+from bridge.kernel.clock import clock_offset_ns
 from bridge.kernel.errors import UnsupportedError
 from bridge.kernel.maps import KernelMap, MapType
 from bridge.kernel.maptypes import LRU_TYPES
 from bridge.kernel.support import Support, judge
+from bridge.layout.fingerprint import fingerprint
+from bridge.layout.fitting import Fitter
+from bridge.layout.types import Layout
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.following import Follower, StreamCounters
-from bridge.node.ignoring import counted_bytes
+from bridge.node.ignoring import both, counted_bytes
 from bridge.node.lane import Lane
-from bridge.node.layouts import announce, own_layout
+from bridge.node.layouts import announce, learn, own_layout
 from bridge.node.recalling import recall_own
 from bridge.node.repairing import RepairPlan
 from bridge.node.services import MapState, Services
@@ -45,6 +49,8 @@ class _Parts:
 
     map: KernelMap
     lane: Lane
+    layout: Layout | None
+    fitter: Fitter
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     publishing: asyncio.Task[None] | None = None
@@ -173,19 +179,18 @@ class MapWorker:
         origin = Origin(
             self.services.cluster, self.config.name, self.services.node, new_incarnation()
         )
-        fingerprints = None
-        if role.publishes:
-            try:
-                counted = counted_bytes(self.config, kernel_map)
-            except BridgeError:
-                kernel_map.close()
-                raise
-            fingerprints = Fingerprints(info.key_size, counted)
+        try:
+            layout = own_layout(self.config, kernel_map, self.services.report)
+            fitter = Fitter(layout, self.config.rules, clock_offset_ns)
+            counted = both(counted_bytes(self.config, kernel_map), fitter.compared)
+        except BridgeError:
+            kernel_map.close()
+            raise
         replica = Replica(
             origin,
             publishes=role.publishes,
             applies=role.applies,
-            fingerprints=fingerprints,
+            fingerprints=Fingerprints(info.key_size, counted) if role.publishes else None,
             rereads=not role.applies,
         )
         outbox = None
@@ -196,11 +201,15 @@ class MapWorker:
             evicts=info.type in LRU_TYPES,
             policy=self.config.evict,
         )
-        return _Parts(kernel_map, Lane(replica, outbox, identity))
+        return _Parts(kernel_map, Lane(replica, outbox, identity), layout, fitter)
 
     async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         parts.target = ApplyTarget(
-            self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
+            self.config.name,
+            parts.lane.replica,
+            MapWriter(parts.map),
+            parts.lane.lock,
+            parts.fitter,
         )
         services, publishes = self.services, self.config.role.publishes
         follower = Follower(
@@ -215,6 +224,8 @@ class MapWorker:
             map=parts.map,
             target=parts.target,
             identity=parts.lane.identity,
+            layout=0 if parts.layout is None else fingerprint(parts.layout),
+            learn=self._learn,
         )
         await follower.prepare()
         services.applier.add(parts.target)
@@ -282,7 +293,7 @@ class MapWorker:
             services.schemas,
             services.cluster,
             self.config.name,
-            own_layout(self.config, parts.map, services.report),
+            parts.layout,
             services.report,
         )
         publisher = await services.bus.publisher(parts.lane.replica.origin)
@@ -348,6 +359,12 @@ class MapWorker:
     def _settled(self) -> bool:
         return self.services.capturing.settled(self.config.name)
 
+    async def _learn(self, layout: int) -> None:
+        """A sender's layout, before its changes are judged."""
+        services, fitter = self.services, self._parts.fitter
+        if fitter.needs(layout):
+            await learn(services.schemas, fitter, self.config.name, layout, services.report)
+
     def _caught_up(self) -> bool:
         """Whether all that was in the stream has been applied. Called from other threads too."""
         parts = self._parts
@@ -402,6 +419,7 @@ class MapWorker:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
+        ready = ready and not parts.fitter.parked
         if parts.target is None or parts.follower is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
@@ -426,6 +444,7 @@ class MapWorker:
             "synced": sync.synced,
             "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
             "id": parts.map.info.id,
+            "parked": {node: asdict(one) for node, one in dict(parts.fitter.parked).items()},
             "stream": asdict(self._recalled),
             "capture": asdict(parts.lane.counters)
             | {
@@ -435,6 +454,10 @@ class MapWorker:
                 "dirty": parts.lane.replica.dirty_keys,
             },
         }
+        if parts.layout is not None:
+            answer["layout"] = f"{fingerprint(parts.layout):016x}"
+        if parts.fitter.parked and self.state == MapState.RUNNING:
+            answer["state"] = "parked"
         if parts.loop is not None and parts.lane.outbox is not None:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
@@ -446,6 +469,8 @@ class MapWorker:
             answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:
             answer["apply"] = asdict(parts.target.counters) | {
+                "mapped": parts.fitter.mapped,
+                "parked": parts.fitter.parked_changes,
                 "p50_seconds": parts.target.delays.percentile(0.50),
                 "p99_seconds": parts.target.delays.percentile(0.99),
             }

@@ -24,6 +24,7 @@ from bridge.wire.subjects import SubjectError, check_token, escape
 VERSION: Final = 1
 PARTS_MAX: Final = 1 << 20
 _U32_MAX: Final = 0xFFFF_FFFF
+_I64_MAX: Final = 0x7FFF_FFFF_FFFF_FFFF
 _U64_MAX: Final = 0xFFFF_FFFF_FFFF_FFFF
 
 
@@ -42,6 +43,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
             "anchor": None if anchor is None else [anchor.sequence, anchor.stored_at_ns],
             "slot": manifest.slot,
             "taken_at": manifest.taken_at,
+            "clock_offset": manifest.clock_offset,
             "key_size": manifest.key_size,
             "value_size": manifest.value_size,
             "layout": f"{manifest.layout:016x}",
@@ -87,6 +89,7 @@ def _manifest(found: dict[str, object]) -> Manifest:
         anchor=None if anchor is None else _anchor(anchor),
         slot=_number(found["slot"], 1),
         taken_at=float(taken_at),
+        clock_offset=_number(found["clock_offset"], _I64_MAX, -_I64_MAX),
         key_size=_number(found["key_size"], KEY_SIZE_MAX, 1),
         value_size=_number(found["value_size"], VALUE_SIZE_MAX, 1),
         layout=int(_text(found, "layout"), 16),

@@ -54,7 +54,7 @@ async def put(
         at = await snapshots.put_part(MAP, slot, index, data)
         first, row = first or at, row + count
         parts.append(part_of(data, count))
-    return Manifest(origin, "log", 7, None, slot, taken_at, 16, 24, 0, tuple(parts), first, 0)
+    return Manifest(origin, "log", 7, None, slot, taken_at, 0, 16, 24, 0, tuple(parts), first, 0)
 
 
 async def rows_of(snapshots: Snapshots, manifest: Manifest) -> list[int]:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from bridge.kernel.features import Capability
+from bridge.kernel.headers import ENVIRONMENT_VARIABLE, prepare_headers
 from bridge.kernel.map_btf import map_types
-from bridge.kernel.maps import KernelMap, create_map
+from bridge.kernel.maps import KernelMap, create_map, open_map_id
 from bridge.kernel.maptypes import MapType
 from bridge.kernel.objects import LoadedObject, compile_object, load_object
 from bridge.layout.columns import Column, Decoder
@@ -243,6 +244,52 @@ def wrapped(found: Json, leaf: Leaf) -> Json:
         found = names[found] if found in names else int(found, 0)
     assert isinstance(found, int), f"{leaf.path}: {found!r}"
     return found % (1 << bits)
+
+
+BCC_TOOL = """
+struct ipv4_key_t { u32 pid; u32 saddr; u32 daddr; u16 lport; u16 dport; char comm[16]; };
+struct val_t { u64 bytes; u64 ts; struct { u8 tries; u8 seen : 3; } more[2]; };
+BPF_HASH(ipv4_send, struct ipv4_key_t, struct val_t, 64);
+int count(struct __sk_buff *packet) {
+  struct ipv4_key_t key = {};
+  struct val_t value = {};
+  ipv4_send.update(&key, &value);
+  return 0;
+}
+"""
+
+
+def test_a_map_that_bcc_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the manner of BCC's tcptop; BCC describes its maps in BTF of its own making."""
+    bcc = pytest.importorskip("bcc")
+    folder = prepare_headers(tmp_path)
+    if folder is not None:
+        monkeypatch.setenv(ENVIRONMENT_VARIABLE, str(folder))
+    made = bcc.BPF(text=BCC_TOOL.encode())
+    try:
+        made.load_func(b"count", bcc.BPF.SCHED_CLS)
+        with open_map_id(map_id_of(made[b"ipv4_send"].map_fd)) as opened:
+            shown = bpftool("map", "show", "id", str(opened.info.id))
+            types, layout = map_types(opened), read_layout(opened)
+        assert types is not None
+        assert isinstance(shown, dict)
+        assert isinstance(shown["btf_id"], int)
+        theirs = Types(shown["btf_id"])
+    finally:
+        made.cleanup()
+    for found, type_id, count in (
+        (layout.key, types.key_id, 6),
+        (layout.value, types.value_id, 4),
+    ):
+        ours = [Place(x.path, x.bit_offset, x.field.bits) for x in leaves(found)]
+        assert len(ours) == count
+        assert ours == list(theirs.places(type_id))
+
+
+def map_id_of(fd: int) -> int:
+    """The kernel tells it beside the descriptor."""
+    lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("map_id:"))
 
 
 def test_a_map_without_types_says_so() -> None:

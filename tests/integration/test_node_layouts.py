@@ -127,3 +127,24 @@ def test_schema_check_and_diff_against_the_cluster(rig: Rig) -> None:
     assert f"Try: `mapbridge schema diff flows@{number} flows`" in narrow.stderr
     none = mapbridge("schema", "diff", "flows@0", "flows", "-c", str(config))
     assert (none.returncode, "no layout of map flows" in none.stderr) == (1, True)
+
+
+def test_check_looks_at_the_filters_of_metrics(rig: Rig) -> None:
+    rig.map("flows")
+    metrics = '\n[[maps.metrics]]\nname = "a"\nwhere = "value.n[0] > 1"\n'
+    path = rig.directory / "node.toml"
+    head = (
+        f'[node]\nname = "a"\nstate_dir = "{rig.directory}"\n[broker]\nurl = "{rig.server.url}"\n'
+    )
+    entry = f'[[maps]]\nname = "flows"\npin = "{rig.pins}/flows"\n{DECLARED}{metrics}'
+    path.write_text(head + entry)
+    good = mapbridge("check", "-c", str(path))
+    assert (good.returncode, good.stderr) == (0, "")
+    assert "value.n[0] > 1" in mapbridge("config", "show", "-c", str(path), "--json").stdout
+    assert "metrics" in mapbridge("config", "show", "-c", str(path)).stdout
+    for wrong, said in (("value.m > 1", "no field 'm'"), ("value.n[0] >", "invalid syntax")):
+        path.write_text(head + entry.replace("value.n[0] > 1", wrong))
+        found = mapbridge("check", "-c", str(path))
+        assert found.returncode == 78
+        assert "maps[0].metrics[0].where: " in found.stderr
+        assert said in found.stderr

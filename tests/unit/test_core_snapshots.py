@@ -38,7 +38,7 @@ LOG = Log("l", 1, 1000)
 
 def manifest(position: int, *, log: str = "l", slot: int = 0, taken_at: float = 0.0) -> Manifest:
     origin = Origin("c", "m", "n", 1)
-    return Manifest(origin, log, position, None, slot, taken_at, 4, 4, 0, (), 0, 0)
+    return Manifest(origin, log, position, None, slot, taken_at, 0, 4, 4, 0, (), 0, 0)
 
 
 def test_the_manifest_waits_for_what_the_scan_may_have_seen_to_be_captured_and_stored() -> None:

@@ -89,6 +89,7 @@ def test_a_field_in_the_middle_goes_both_ways() -> None:
         ),
         ("union { __u32 a; __u16 b; };", "__u32 a; __u16 b;", "value.a", "shares its bytes"),
         ("struct { __u16 b; } a;", "struct { __u8 b; } a;", "value.a.b", "narrower"),
+        ("__u32 a;", "__be32 a;", "value.a", "in network order on one side only"),
         ("void *a;", "__u64 a;", "value.a", "was void *, is __u64"),
     ],
 )

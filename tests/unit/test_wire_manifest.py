@@ -18,6 +18,7 @@ MANIFEST = Manifest(
     anchor=Anchor(1 << 39, 1_700_000_000_123_456_789),
     slot=1,
     taken_at=1_700_000_000.25,
+    clock_offset=1_699_999_000_123_456_789,
     key_size=16,
     value_size=24,
     layout=0xFFFF_FFFF_FFFF_FFFF,
