@@ -50,7 +50,8 @@ from bridge.model import (
     Part,
     new_incarnation,
 )
-from bridge.node.following import Follower, log_of
+from bridge.node.choosing import log_of
+from bridge.node.following import Follower
 from bridge.node.report import Report
 from bridge.wire.codec import encode
 
