@@ -42,7 +42,7 @@ class World:
         origin = Origin(CLUSTER, MAP, "n1", 3)
         at = self.log.read(position).stored_at_ns
         anchor = Anchor(position, at)
-        return Manifest(origin, self.log.id, position, anchor, 0, 1.0, 16, 24, 0, (), 0, 0)
+        return Manifest(origin, self.log.id, position, anchor, 0, 1.0, 0, 16, 24, 0, (), 0, 0)
 
 
 def plan(log: Log, snapshot: Manifest | None) -> Plan:
