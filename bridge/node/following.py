@@ -347,6 +347,7 @@ class Follower:
             match item:
                 case Received():
                     self.counters.received += 1
+                    await self.learn(item.delta.layout)
                     self._handed = item.sequence
                     self._newest = Anchor(item.sequence, item.stored_at_ns)
                     await self._hand(item.sequence, item.delta)
