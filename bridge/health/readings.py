@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -21,7 +22,8 @@ def node_info(facts: Facts) -> Iterator[Sample]:
 
 
 def status_age(facts: Facts) -> Iterator[Sample]:
-    yield (), facts.age_seconds
+    if math.isfinite(facts.age_seconds):
+        yield (), facts.age_seconds
 
 
 def states(facts: Facts) -> Iterator[Sample]:
