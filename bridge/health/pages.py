@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import parse_qsl
 
@@ -13,16 +15,33 @@ from bridge.config.settings import Config
 from bridge.config.units import parse_duration
 from bridge.health.families import Facts
 from bridge.health.http import Answer, Request, json_answer
-from bridge.health.latest import Latest, Phase, section
+from bridge.health.latest import Latest, Phase, View, section
 from bridge.health.metrics import NodeCollector
 from bridge.health.ready import LAG_SECONDS_MAX, LAG_SECONDS_MIN, readiness
 
 FIELDS_MAX = 64
+KEPT_SECONDS = 0.5
 _PATHS = ("/livez", "/readyz", "/status", "/metrics")
 
 
 class BadQueryError(Exception):
     """A parameter that is not known, or that says nothing sensible."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Metrics as they were written out last: again only when there is something new to say."""
+
+    view: View
+    answer: Answer
+
+    def serves(self, view: View, content_type: str) -> bool:
+        return (
+            view.document is self.view.document
+            and (view.phase, view.fresh) == (self.view.phase, self.view.fresh)
+            and view.age_seconds - self.view.age_seconds < KEPT_SECONDS
+            and content_type == self.answer.content_type
+        )
 
 
 class Pages:
@@ -34,6 +53,8 @@ class Pages:
         self._config = config
         self._latest = latest
         self._http = http
+        self._turn = threading.Lock()
+        self._kept: _Kept | None = None
         self._registry = CollectorRegistry()
         self._registry.register(NodeCollector(self._facts))
         ProcessCollector(registry=self._registry)
@@ -48,7 +69,9 @@ class Pages:
                 HTTPStatus.NOT_FOUND, {"error": "no such path", "paths": list(_PATHS)}
             )
         try:
-            return page(request)
+            # One at a time: the interpreter is shared with the threads that replicate.
+            with self._turn:
+                return page(request)
         except BadQueryError as error:
             return json_answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
 
@@ -107,7 +130,11 @@ class Pages:
     def _metrics(self, request: Request) -> Answer:
         # Prometheus may be told to send parameters; none of them means anything here.
         encode, content_type = choose_encoder(request.accept)
-        return Answer(HTTPStatus.OK, encode(self._registry), content_type)
+        view, kept = self._latest.view(), self._kept
+        if kept is None or not kept.serves(view, content_type):
+            answer = Answer(HTTPStatus.OK, encode(self._registry), content_type)
+            kept = self._kept = _Kept(view, answer)
+        return kept.answer
 
     def _facts(self) -> Facts:
         view = self._latest.view()

@@ -167,6 +167,19 @@ def test_alive_as_long_as_there_are_signs_of_it() -> None:
     assert node.get("/livez").status is OK
 
 
+def test_metrics_are_written_out_again_only_for_what_is_new() -> None:
+    node = Node(ct=SYNCED)
+    first = node.get("/metrics")
+    assert node.get("/metrics") is first
+    text = node.pages(Request("/metrics", "", "application/openmetrics-text; version=1.0.0"))
+    assert text.content_type.startswith("application/openmetrics-text")
+    assert text.body.endswith(b"# EOF\n")
+    node.latest.tell({"broker": {"connected": False}, "maps": {"ct": SYNCED}})
+    assert b"mapbridge_nats_connected 0.0" in node.get("/metrics").body
+    node.latest.enter(Phase.STOPPING, "stopping")
+    assert b"\nmapbridge_nats_connected" not in node.get("/metrics").body
+
+
 def test_old_numbers_are_no_metrics() -> None:
     node = Node(ct=SYNCED)
     assert b'mapbridge_map_synced{map="ct"} 1.0' in node.get("/metrics").body
