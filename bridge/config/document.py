@@ -195,7 +195,7 @@ def _http_listen(value: object) -> ListenAddress | Path:
     if not text.startswith("unix:"):
         return _listen(value)
     path = text.removeprefix("unix:")
-    if not Path(path).is_absolute() or len(path.encode()) > UNIX_PATH_BYTES_MAX:
+    if not Path(path).is_absolute() or "\0" in path or len(path.encode()) > UNIX_PATH_BYTES_MAX:
         raise ValueError(
             f"must be 'unix:' and an absolute path of at most {UNIX_PATH_BYTES_MAX} bytes"
         )

@@ -100,10 +100,9 @@ class HttpServer:
         self._path = listen if isinstance(listen, Path) else None
         try:
             self._server = _Server(_listener(listen), pages, trouble, self.statistics)
-        except OSError as error:
-            reason = os.strerror(error.errno) if error.errno else str(error)
+        except (OSError, UnicodeError) as error:
             raise BridgeError(
-                f"http.listen: cannot listen there, {reason.lower()} (got {listen})",
+                f"http.listen: cannot listen there, {_reason(error)} (got {listen})",
                 hint="give http.listen another address, or end what uses this one",
             ) from error
         self._server.request_seconds = request_seconds
@@ -280,6 +279,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Silent: answers are counted."""
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    if isinstance(error, UnicodeError):
+        return "no such host name can be"
+    if isinstance(error, socket.gaierror) or not error.errno:  # numbers of its own
+        return (error.strerror or str(error)).lower()
+    return os.strerror(error.errno).lower()
 
 
 def _listener(listen: ListenAddress | Path) -> socket.socket:

@@ -181,6 +181,12 @@ def test_what_a_killed_bridge_left_is_taken_over_and_a_file_is_not(tmp_path: Pat
     assert path.read_text() == "kept"
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a..b", "x" * 64])
+def test_a_host_that_is_none_is_an_error(host: str) -> None:
+    with pytest.raises(BridgeError, match=r"cannot listen there, [a-z]"):
+        HttpServer(ListenAddress(host, 0), pages, troubles.append)
+
+
 def test_an_address_in_use_is_an_error_and_nothing_stays_open() -> None:
     with serving() as server:
         port = urlsplit(server.url).port
