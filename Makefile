@@ -86,6 +86,10 @@ proto: $(READY) ## generate bridge/wire/*_pb2.py from schemas/
 proto-check: $(READY) ## fail when the generated files are not what schemas/ gives
 	$(BIN)/python schemas/generate.py --check
 
+.PHONY: metrics-page
+metrics-page: $(READY) ## write docs/metrics.md out of the table of metrics
+	$(BIN)/python -m bridge.health.page docs/metrics.md
+
 .PHONY: wheel
 wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m build --wheel

@@ -25,6 +25,7 @@ from bridge.config.settings import (
     CaptureConfig,
     Config,
     DeclaredLayout,
+    HttpConfig,
     LimitsConfig,
     MapConfig,
     MetricConfig,
@@ -165,6 +166,7 @@ def _converted(document: Document) -> Config:
         capture=capture,
         limits=LimitsConfig(document.limits.outbox, document.limits.inbox),
         snapshots=SnapshotsConfig(document.snapshots.every, document.snapshots.bytes),
+        http=HttpConfig(document.http.listen),
         maps=tuple(_map(table, capture) for table in document.maps),
     )
 
