@@ -9,6 +9,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 KERNEL ?= 6.1
+NEW_KERNEL ?= 7.2
 SESSIONS ?= 1009
 SEEDS ?= 500
 ROUNDS ?= 9
@@ -37,10 +38,11 @@ demo-vm: $(READY) ## the same in a virtual machine (KERNEL=6.1, CAPTURE=kprobe, 
 
 .PHONY: test
 test: lint proto-check test-unit test-integration test-vm ## everything; names what was skipped and why
+	$(BIN)/python -m tests.vm matrix --kernel $(NEW_KERNEL)
 
 .PHONY: test-unit
 test-unit: $(READY) ## unit and property tests, no privileges
-	$(PYTEST) tests/unit tests/property tests/simulation $(ARGS)
+	$(PYTEST) -n 2 tests/unit tests/property tests/simulation $(ARGS)
 
 .PHONY: simulate
 simulate: $(READY) ## seeded runs of the core with faults (SEEDS=500)
@@ -52,7 +54,7 @@ chaos: $(READY) ## three nodes, three servers, load and a fault a round (ROUNDS=
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root
-	$(PYTEST) tests/integration $(ARGS)
+	$(PYTEST) -n 3 --dist loadfile tests/integration $(ARGS)
 
 .PHONY: test-vm
 test-vm: $(READY) ## the probes on a real kernel in a virtual machine (KERNEL=6.1)
