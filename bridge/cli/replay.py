@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -12,17 +12,18 @@ import click
 
 from bridge.apply.writer import MapWriter
 from bridge.bus.nats_bus import NatsBus
-from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, Gap, Received
+from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, Gap, Item, Received
 from bridge.cli.at import last_of
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import configured, layout_here
 from bridge.cli.options import config_option
-from bridge.cli.places import PLACE, Place
+from bridge.cli.places import PLACE, PLACE_OR_SNAPSHOT, Place
 from bridge.config import Config, load
 from bridge.core.keys import last_rows
 from bridge.errors import BridgeError, Exit
 from bridge.feed.encoders import JsonEncoder, Kind, encoder_of
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.past import Past, forgotten, needed_past, newest_past
 from bridge.feed.replay import history
 from bridge.kernel.errors import MapNotFoundError
 from bridge.kernel.maps import KernelMap, create_map, open_map, open_pin
@@ -50,7 +51,12 @@ class Target(Protocol):
 @click.command("replay")
 @click.argument("name", metavar="MAP")
 @config_option
-@click.option("--from", "start", type=PLACE, default="start", help="Where to begin (start).")
+@click.option(
+    "--from",
+    "start",
+    type=PLACE_OR_SNAPSHOT,
+    help="Where to begin; without it: start, or snapshot where the log has forgotten its start.",
+)
 @click.option("--to", "end", type=PLACE, help="Where to stop; without it: what is the end now.")
 @click.option(
     "--speed",
@@ -78,7 +84,7 @@ class Target(Protocol):
 def command(
     name: str,
     config_path: Path,
-    start: Place,
+    start: Place | None,
     end: Place | None,
     speed: float,
     file: BinaryIO | None,
@@ -112,7 +118,7 @@ def command(
 async def _replay(
     config: Config,
     name: str,
-    start: Place,
+    start: Place | None,
     end: Place | None,
     speed: float,
     file: BinaryIO | None,
@@ -131,10 +137,15 @@ async def _replay(
             target = _File(file) if scratch is None else _Scratch(scratch)
         book = LayoutBook(bus, cluster, own, _say)
         state = await bus.log_state(cluster)
-        first = max(await start.first(bus, cluster), 1)
         last = state.last if end is None else await last_of(bus, cluster, end)
+        past = await _past(bus, cluster, name, start, last)
+        if past is not None:
+            first = past.position + 1
+            _say(f"begins with the entries of the snapshot at message {past.position}")
+        else:
+            first = max(await (start or Place()).first(bus, cluster), 1)
         messages = changes = 0
-        async for item in history(bus, cluster, name, first, last, speed=speed):
+        async for item in _items(bus, cluster, name, past, first, last, speed):
             if isinstance(item, Received):
                 await target.take(item, await book.of(item.delta))
                 messages += 1
@@ -144,6 +155,27 @@ async def _replay(
             else:
                 _say(f"skipped: {item}")
     _say(f"{changes} changes in {messages} messages")
+
+
+async def _past(
+    bus: NatsBus, cluster: str, name: str, start: Place | None, last: int
+) -> Past | None:
+    """The snapshot to begin with, if one is asked for, or nothing is and the log needs it."""
+    if start is not None:
+        return await needed_past(bus, cluster, name, last, _say) if start.snapshot else None
+    if not await forgotten(bus, cluster):
+        return None
+    return await newest_past(bus, cluster, name, last, _say)
+
+
+async def _items(
+    bus: NatsBus, cluster: str, name: str, past: Past | None, first: int, last: int, speed: float
+) -> AsyncIterator[Item]:
+    if past is not None:
+        async for entries in past.entries():
+            yield entries
+    async for item in history(bus, cluster, name, first, last, speed=speed):
+        yield item
 
 
 class _File:
