@@ -23,6 +23,7 @@ from bridge.core.keys import last_rows
 from bridge.errors import BridgeError, Exit
 from bridge.feed.encoders import JsonEncoder, Kind, encoder_of
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.parquet import ParquetFiles
 from bridge.feed.past import Past, forgotten, needed_past, newest_past
 from bridge.feed.replay import history
 from bridge.kernel.errors import MapNotFoundError
@@ -33,6 +34,7 @@ from bridge.model import MapSelector, Op
 from bridge.wire.subjects import HEADER_LAYOUT, HEADER_SOURCE, ROOT
 
 SCRATCH_NAME = "replayed"
+FORMATS = ("json", "parquet")
 _LINES_BYTES_MAX = 1 << 20
 
 
@@ -64,7 +66,13 @@ class Target(Protocol):
     default=0.0,
     help="Times as fast as it happened: 1, 10, 0.5; 0 (default): at once.",
 )
-@click.option("-o", "--output", "file", type=click.File("wb"), help="A file for JSON lines.")
+@click.option("-o", "--output", "file", type=click.File("wb"), help="A file instead.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Of the file; without it: parquet if its name ends so, else json lines.",
+)
 @click.option("--subject", help="Publish to this subject of NATS instead.")
 @click.option(
     "--kind",
@@ -88,6 +96,7 @@ def command(
     end: Place | None,
     speed: float,
     file: BinaryIO | None,
+    form: str | None,
     subject: str | None,
     kind: str,
     pin: Path | None,
@@ -95,24 +104,36 @@ def command(
 ) -> None:
     """Take the history of MAP out of the log again: to standard output, or somewhere else.
 
-    Goes to standard output as JSON lines, like those of the json feed, or to a file, to another
-    subject, or into a scratch map, which must be none that the configuration names.
+    Goes to standard output as JSON lines, like those of the json feed, or to a file of these or of
+    Parquet, to another subject, or into a scratch map, which must be none that the configuration
+    names.
 
     \b
     Examples:
       mapbridge replay conntrack -c node-a.toml --from 1h -o hour.jsonl
+      mapbridge replay conntrack -o all.parquet
       mapbridge replay conntrack --from 1h --to 30m --speed 10 --subject test.conntrack
       mapbridge replay conntrack --to 12345 --into /sys/fs/bpf/then --entries 65536
     """
     if sum(target is not None for target in (file, subject, pin)) > 1:
         raise click.UsageError("--output, --subject and --into: choose one")
+    parquet = None
+    if form == "parquet" or (form is None and file is not None and file.name.endswith(".parquet")):
+        if file is None or file.name in ("-", "<stdout>"):
+            raise click.UsageError("--format parquet: needs a file, -o NAME.parquet")
+        parquet = ParquetFiles(Path(file.name))
     config = load(config_path)
     configured(config, name, config_path)
     with contextlib.ExitStack() as stack:
         scratch = None
         if pin is not None:
             scratch = stack.enter_context(_scratch(config, name, pin, entries))
-        asyncio.run(_replay(config, name, start, end, speed, file, (subject, Kind(kind)), scratch))
+        if parquet is not None:
+            stack.callback(parquet.close)
+        output = file if parquet is None else parquet
+        asyncio.run(
+            _replay(config, name, start, end, speed, output, (subject, Kind(kind)), scratch)
+        )
 
 
 async def _replay(
@@ -121,7 +142,7 @@ async def _replay(
     start: Place | None,
     end: Place | None,
     speed: float,
-    file: BinaryIO | None,
+    file: BinaryIO | ParquetFiles | None,
     subject: tuple[str | None, Kind],
     scratch: KernelMap | None,
 ) -> None:
@@ -133,6 +154,8 @@ async def _replay(
         target: Target
         if subject[0] is not None:
             target = _Subject(bus, subject[0], subject[1])
+        elif isinstance(file, ParquetFiles):
+            target = _Parquet(file)
         else:
             target = _File(file) if scratch is None else _Scratch(scratch)
         book = LayoutBook(bus, cluster, own, _say)
@@ -192,6 +215,19 @@ class _File:
                 click.echo(data, nl=False)
             else:
                 self._file.write(data)
+
+
+class _Parquet:
+    """Files of Parquet, one for each layout."""
+
+    def __init__(self, files: ParquetFiles) -> None:
+        self._files = files
+
+    async def take(self, item: Received, layout: Layout | None) -> None:
+        before = len(self._files.paths)
+        self._files.add(item, layout)
+        if before and len(self._files.paths) > before:
+            _say(f"another layout from message {item.sequence} on: to {self._files.paths[-1]}")
 
 
 class _Subject:

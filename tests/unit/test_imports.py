@@ -45,6 +45,8 @@ HOLDERS = {
     "prometheus_client": {"cli", "node"},
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
+    "pyarrow": {"feed"},
+    "opentelemetry": {"feed"},
 }
 # The rest of the package works on what this module has read, wherever it comes from.
 LAYOUT_READER = "reader.py"
