@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,13 @@ class Rig:
         return MapEntry(name, self.pins / pin, role)
 
     def node(
-        self, name: str, *maps: MapEntry, url: str = "", ready: bool = True, more: str = ""
+        self,
+        name: str,
+        *maps: MapEntry,
+        url: str = "",
+        ready: bool = True,
+        more: str = "",
+        before: Sequence[str] = (),
     ) -> NodeProcess:
         node = NodeProcess(
             name,
@@ -50,6 +56,7 @@ class Rig:
             maps=maps,
             capture=self.capture,
             more=more,
+            before=before,
         )
         self.nodes.append(node)
         if ready:

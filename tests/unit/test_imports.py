@@ -46,6 +46,8 @@ HOLDERS = {
     "prometheus_client": {"cli", "health"},
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
+    "pyarrow": {"feed"},
+    "opentelemetry": {"feed"},
 }
 # The rest of the package works on what this module has read, wherever it comes from.
 LAYOUT_READER = "reader.py"
