@@ -32,13 +32,26 @@ from bridge.core.overlaps import Overlaps
 from bridge.core.rejoin import Rejoin
 from bridge.core.touches import FOREVER, Touch, Touches
 from bridge.core.unwritten import Unwritten
-from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+from bridge.model import U8, U64, Delta, DeltaBatch, Op, Origin
 
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
+    """Own changes of one capture. ``sequences`` of its rows, where they have holes."""
+
     last_sequence: int
     keys: U8
+    sequences: U64 | None
+
+    def behind(self, sequence: int) -> _Pending:
+        """What of it comes after an own ``sequence`` that has been observed."""
+        first = len(self.keys) - (self.last_sequence - sequence)
+        if self.sequences is not None:
+            first = int(np.searchsorted(self.sequences, np.uint64(sequence), side="right"))
+        if first <= 0:
+            return self
+        rest = None if self.sequences is None else self.sequences[first:]
+        return _Pending(self.last_sequence, self.keys[first:], rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +120,18 @@ class Replica:
         if self._fingerprints is not None:
             self._fingerprints.note(batch)
         # An eviction says nothing of what the key should be: it is no reason to skip others.
-        batch = _without_evictions(batch)
+        lasting = _not_evicted(batch)
+        batch = batch if lasting is None else batch.take(lasting)
         if not len(batch) or not (self._applies or self._rereads):
             return
         if self._applies:
             self._full.drop(batch.keys)
             self._blocked.drop(batch.keys)
-            self._pending.append(_Pending(self.captured, batch.keys))
+            first = self.captured - (len(batch) if lasting is None else len(lasting)) + 1
+            sequences = None if lasting is None else np.flatnonzero(lasting).astype(np.uint64)
+            if sequences is not None:
+                sequences += np.uint64(first)
+            self._pending.append(_Pending(self.captured, batch.keys, sequences))
             self._pending_keys = None
         doubtful = self._doubts(batch)
         if doubtful is not None or self._dirty:
@@ -199,18 +217,18 @@ class Replica:
             admission = self._origins.admit(delta)
             duplicates += admission.first_row
             missed += admission.missed
+            batch = delta.batch
+            if admission.first_row:
+                batch = batch.take(slice(admission.first_row, None))
             if delta.origin == self.origin:
                 again = self._observe(delta)
                 if self._rejoin is not None:
-                    self._rejoin.note(sequences[number], delta.batch, foreign=False)
+                    self._rejoin.note(sequences[number], batch, foreign=False)
                     for batch in again:
                         self._rejoin.note(sequences[number], batch, foreign=True)
                     continue
                 kept.extend(again)
                 continue
-            batch = delta.batch
-            if admission.first_row:
-                batch = batch.take(slice(admission.first_row, None))
             changes += len(batch)
             free = self._without_pending(batch)
             superseded += len(batch) - len(free)
@@ -273,11 +291,16 @@ class Replica:
     def _observe(self, delta: Delta) -> list[DeltaBatch]:
         """An own message came back: what of it must be written again.
 
-        A key stays pending while an unobserved batch holds it, so a dirty key waits for the newest.
+        A dirty key waits for its newest own change. A message may end inside of what was captured
+        at once: what it holds is pending no more, for the others' changes behind it count.
         """
         while self._pending and self._pending[0].last_sequence <= delta.last_sequence:
             self._pending.popleft()
             self._pending_keys = None
+        if self._pending:
+            rest = self._pending[0].behind(delta.last_sequence)
+            if rest is not self._pending[0]:
+                self._pending[0], self._pending_keys = rest, None
         if not self._dirty:
             return []
         resolved = self._dirty_set().holds(delta.batch.keys)
@@ -316,11 +339,17 @@ class Replica:
         return self._pending_keys
 
 
+def _not_evicted(batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
+    """``bool[n]``: which changes are no evictions; ``None``: all of them."""
+    if not len(batch) or int(batch.ops.max()) < Op.EVICT:
+        return None
+    return np.asarray(batch.ops != Op.EVICT)
+
+
 def _without_evictions(batch: DeltaBatch) -> DeltaBatch:
     """An entry that one node had no room for says nothing of the others' maps."""
-    if not len(batch) or int(batch.ops.max()) < Op.EVICT:
-        return batch
-    return batch.take(batch.ops != Op.EVICT)
+    lasting = _not_evicted(batch)
+    return batch if lasting is None else batch.take(lasting)
 
 
 def _fold(batches: Sequence[DeltaBatch]) -> DeltaBatch | None:

@@ -93,7 +93,8 @@ class Node:
     def drain(self, now: int) -> bool:
         did = bool(self.kernel.ring)
         if did:
-            self._capture(self.kernel.ring.popleft())
+            rows = [self.kernel.ring.popleft() for _ in range(min(len(self.kernel.ring), 3))]
+            self._capture(DeltaBatch.concatenate(rows))
         watermark = self.kernel.oldest(now) - 1
         self.replica.drained(watermark)
         self.replica.forget(watermark)

@@ -140,9 +140,10 @@ class World:
     def send(self, node: Node) -> bool:
         if not node.connected or node.sending is not None or not node.queue:
             return False
-        count = self.rng.randint(1, len(node.queue))
-        batch = DeltaBatch.concatenate(node.queue[:count])
-        del node.queue[:count]
+        whole = DeltaBatch.concatenate(node.queue)
+        count = self.rng.randint(1, len(whole))
+        batch = whole.take(slice(0, count))
+        node.queue = [whole.take(slice(count, None))] if count < len(whole) else []
         delta = Delta(node.replica.origin, node.sent + 1, batch)
         node.sent += len(batch)
         node.sending = Message(delta, delta.last_sequence)

@@ -163,3 +163,25 @@ def test_writes_are_remembered_while_changes_wait_to_be_captured() -> None:
     judge.forget(1_000)
     judge.capture(batch(Op.UPDATE, 1, value=9, began=510, time=512))
     assert judge.dirty_keys == 0
+
+
+def test_a_message_that_ends_inside_of_a_capture_frees_the_keys_that_it_holds() -> None:
+    judge = replica()
+    captured = batch(Op.UPDATE, 1, 2, 3, 4, value=5)
+    judge.capture(captured)
+    front = Delta(OWN, 1, captured.take(slice(0, 2)))
+    between = Log().message(batch(Op.UPDATE, 1, 2, 3, 4, value=7))
+    assert rows(judge.judge([front, between]).writes) == {1: (Op.UPDATE, 7), 2: (Op.UPDATE, 7)}
+    judge.judge([Delta(OWN, 3, captured.take(slice(2, 4)))])
+    assert judge.pending_rows == 0
+
+
+def test_evictions_between_own_changes_do_not_shift_what_is_pending() -> None:
+    judge = replica()
+    parts = [batch(Op.EVICT, 9), batch(Op.UPDATE, 1), batch(Op.EVICT, 8), batch(Op.UPDATE, 2)]
+    captured = DeltaBatch.concatenate(parts)
+    judge.capture(captured)
+    between = Log().message(batch(Op.UPDATE, 1, 2, value=7))
+    verdict = judge.judge([Delta(OWN, 1, captured.take(slice(0, 3))), between])
+    assert rows(verdict.writes) == {1: (Op.UPDATE, 7)}
+    assert judge.pending_rows == 1
