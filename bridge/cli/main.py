@@ -30,6 +30,8 @@ class Entry:
 ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
+    "verify": Entry("verify", "Compare a map on all nodes, and make it equal again."),
+    "diff": Entry("diff", "List the keys that two nodes hold differently."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),
     "schema": Entry("schema", "Show a map's fields, or write them down as protobuf messages."),
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),

@@ -76,7 +76,7 @@ async def _watch(
     as_json: bool,
 ) -> None:
     bus = await open_bus(
-        BusSettings(node=f"{config.node.name}-watch-{os.getpid()}", urls=_urls(config)),
+        BusSettings(node=f"{config.node.name}-watch-{os.getpid()}", urls=broker_urls(config)),
         report=lambda text: click.echo(text, err=True),
     )
     try:
@@ -97,7 +97,7 @@ async def _watch(
         await bus.close()
 
 
-def _urls(config: Config) -> tuple[str, ...]:
+def broker_urls(config: Config) -> tuple[str, ...]:
     """The broker's addresses; of an embedded server, where the running bridge says it listens."""
     if not config.broker.embedded:
         return config.broker.urls

@@ -15,12 +15,14 @@ from bridge import __version__
 from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
 from bridge.bus.connection import BusSettings
+from bridge.bus.control import ControlServer
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.streams import LogSettings
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
+from bridge.node.control import Control, MapView
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
@@ -126,8 +128,9 @@ class Node:
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         tasks = [asyncio.create_task(w.run(), name=w.config.name) for w in self._workers]
         status = asyncio.create_task(self._watch(applier), name="status")
+        control = asyncio.create_task(self._control().run(), name="control")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        running = {*tasks, status, stopping}
+        running = {*tasks, status, control, stopping}
         try:
             failure: BaseException | None = None
             while not stop.is_set() and failure is None:
@@ -137,7 +140,7 @@ class Node:
             if failure is not None:
                 raise failure
         finally:
-            everything = [*tasks, status, stopping]
+            everything = [*tasks, status, control, stopping]
             for task in everything:
                 task.cancel()
             await asyncio.gather(*everything, return_exceptions=True)
@@ -145,6 +148,16 @@ class Node:
             self._save_positions()
             for worker in self._workers:
                 await worker.close()
+
+    def _control(self) -> ControlServer:
+        assert self._bus is not None
+        node = self._config.node
+        control = Control(node.cluster, node.name, self._views, {})
+        return ControlServer(self._bus.link, control.subjects, control.handle)
+
+    def _views(self) -> dict[str, MapView]:
+        views = {worker.config.name: worker.view() for worker in self._workers}
+        return {name: view for name, view in views.items() if view is not None}
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""

@@ -24,6 +24,7 @@ from bridge.kernel.maps import KernelMap, open_map
 from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
+from bridge.node.control import MapView
 from bridge.node.lane import Lane
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
@@ -331,6 +332,20 @@ class MapWorker:
             )
         if self._plan.look(time.monotonic(), losses.total, repairs):
             capturing.repair(name)
+
+    def view(self) -> MapView | None:
+        """The map for those who look into it beside replication, while it runs."""
+        parts = self._parts
+        if parts is None or self.state != MapState.RUNNING:
+            return None
+        target = parts.target
+        return MapView(
+            parts.map,
+            parts.lane,
+            self.config.role,
+            sequence=lambda: 0 if target is None else target.counters.sequence,
+            level=lambda: _is_level(parts),
+        )
 
     def sync(self) -> Sync:
         """Whether the map holds what the stream says; to be asked again and again."""
