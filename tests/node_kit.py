@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,12 +37,24 @@ class Rig:
         self.maps.append(made)
         return made
 
-    def entry(self, name: str, pin: str, role: Role) -> MapEntry:
-        return MapEntry(name, self.pins / pin, role)
+    def entry(self, name: str, pin: str, role: Role, more: str = "") -> MapEntry:
+        return MapEntry(name, self.pins / pin, role, more=more)
 
-    def node(self, name: str, *maps: MapEntry, url: str = "", ready: bool = True) -> NodeProcess:
+    def node(
+        self,
+        name: str,
+        *maps: MapEntry,
+        url: str = "",
+        ready: bool = True,
+        options: Sequence[str] = (),
+    ) -> NodeProcess:
         node = NodeProcess(
-            name, self.directory, broker_url=url or self.server.url, maps=maps, capture=self.capture
+            name,
+            self.directory,
+            broker_url=url or self.server.url,
+            maps=maps,
+            capture=self.capture,
+            options=options,
         )
         self.nodes.append(node)
         if ready:

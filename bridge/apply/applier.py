@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.latency import DelayHistogram
 from bridge.apply.writer import MapWriter, SizesDifferError, Written
@@ -67,6 +68,7 @@ class ApplyTarget:
     # been judged. Whoever reads the stream sets ``caught_up`` then, the writer thread ends it.
     rejoining: bool = False
     caught_up: bool = False
+    gate: ApplyGate | None = None
 
 
 class Applier:
@@ -125,6 +127,8 @@ class Applier:
                     return
                 now = time.monotonic()
                 for target in list(self._targets.values()):
+                    if target.gate is not None and (released := target.gate.released()):
+                        self._apply(target.name, released)
                     if target.rejoining and target.caught_up:
                         self._rejoin(target)
                     if target.retry_at <= now:
@@ -137,6 +141,10 @@ class Applier:
         target = self._targets.get(name)
         if target is None:  # the map went away while its messages waited
             return
+        if target.gate is not None:
+            arrivals = target.gate.admit(arrivals)
+            if not arrivals:
+                return
         fitting = self._fitting(target, arrivals)
         deltas = [arrival.delta for arrival in fitting]
         with target.lock:

@@ -30,6 +30,7 @@ class Entry:
 ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
+    "resume": Entry("resume", "Let a map that a mass change halted go on."),
     "verify": Entry("verify", "Compare a map on all nodes, and make it equal again."),
     "diff": Entry("diff", "List the keys that two nodes hold differently."),
     "watch": Entry("watch", "Print the changes of a cluster's maps as they happen."),

@@ -17,7 +17,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bridge.config import settings
 from bridge.config.settings import CaptureMode, ListenAddress, Storage
-from bridge.config.units import format_duration, format_size, parse_duration, parse_size
+from bridge.config.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_share,
+    parse_size,
+)
 from bridge.model import Role, is_token
 
 PAGE_BYTES = 4096
@@ -116,6 +122,12 @@ def _size(least: int, most: int, *, power_of_two: bool = False) -> Callable[[obj
     return validate
 
 
+def _share(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError("must be text such as '50%'")
+    return parse_share(value)
+
+
 def _urls(value: object) -> tuple[str, ...]:
     urls = tuple(part.strip() for part in _text(value).split(","))
     for url in urls:
@@ -156,6 +168,8 @@ AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 KernelName = Annotated[str, BeforeValidator(_kernel_name)]
 MapId = Annotated[int, BeforeValidator(_map_id)]
 Sweep = Annotated[float, BeforeValidator(_duration(0.01, 3600))]
+Share = Annotated[float, BeforeValidator(_share)]
+Window = Annotated[float, BeforeValidator(_duration(0.1, 3600))]
 Ring = Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 30, power_of_two=True))]
 Queue = Annotated[int, BeforeValidator(_size(1 << 20, 16 << 30))]
 
@@ -198,6 +212,12 @@ def _emit(value: object) -> object:
     return {"pin": value} if isinstance(value, str) else value
 
 
+class GuardTable(Table):
+    deletes: Share | None = None
+    changes: Share | None = None
+    window: Window = settings.GUARD_WINDOW_SECONDS
+
+
 class MapTable(SelectorTable):
     name: Annotated[str, BeforeValidator(_stream_name)]
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
@@ -205,6 +225,7 @@ class MapTable(SelectorTable):
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
+    guard: GuardTable = GuardTable()
 
 
 class Document(Table):

@@ -17,12 +17,13 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from bridge.config.checks import cross_check
-from bridge.config.document import Document, MapTable, SelectorTable
+from bridge.config.document import Document, GuardTable, MapTable, SelectorTable
 from bridge.config.problems import ConfigError, Problem, shown
 from bridge.config.settings import (
     BrokerConfig,
     CaptureConfig,
     Config,
+    GuardConfig,
     LimitsConfig,
     MapConfig,
     NodeConfig,
@@ -127,6 +128,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
             ("maps", MapTable),
             ("maps.emit", SelectorTable),
             ("maps.emit_losses", SelectorTable),
+            ("maps.guard", GuardTable),
         )
         if isinstance(model, type) and issubclass(model, pydantic.BaseModel)
     }
@@ -165,6 +167,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
         ring_bytes=capture.ring_bytes if table.ring is None else table.ring,
+        guard=GuardConfig(table.guard.deletes, table.guard.changes, table.guard.window),
     )
 
 

@@ -17,6 +17,7 @@ SWEEP_SECONDS = 0.25
 RING_BYTES = 16 << 20
 OUTBOX_BYTES = 64 << 20
 INBOX_BYTES = 64 << 20
+GUARD_WINDOW_SECONDS = 10.0
 
 
 class CaptureMode(enum.StrEnum):
@@ -88,6 +89,20 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """When changes of others are too many to be believed: shares of the map; ``None``: never."""
+
+    deletes: float | None = None
+    changes: float | None = None
+    window_seconds: float = GUARD_WINDOW_SECONDS
+
+    def __str__(self) -> str:
+        limits = {"deletes": self.deletes, "changes": self.changes}
+        told = [f"{what} {share:.0%}" for what, share in limits.items() if share is not None]
+        return f"{', '.join(told)} in {self.window_seconds:g}s" if told else "none"
+
+
+@dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel."""
 
@@ -98,6 +113,7 @@ class MapConfig:
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     ring_bytes: int = RING_BYTES
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bridge.apply.gate import ApplyGate
 from bridge.bus.control import Answer
 from bridge.core.digests import Digest, buckets_of
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Cause, DeltaBatch, Op, Role
+from bridge.node.halts import Halts
 from bridge.node.lane import Lane
 from bridge.wire.subjects import control_subject
 
@@ -44,34 +46,32 @@ class MapView:
     role: Role
     sequence: Callable[[], int]
     level: Callable[[], bool]
-
-
-Verb = Callable[[Answer], "Answer"]
+    gate: ApplyGate | None = None
+    joined: bool = True
 
 
 class Control:
-    """Answers one node's questions; see ``handle``. ``verbs``: what others of the node add."""
+    """Answers one node's questions; see ``handle``."""
 
     def __init__(
         self,
         cluster: str,
         node: str,
         views: Callable[[], Mapping[str, MapView]],
-        verbs: Mapping[str, Verb],
+        halts: Halts,
     ) -> None:
         self.subjects = (control_subject(cluster), control_subject(cluster, node))
         self._node = node
         self._views = views
-        self._verbs = verbs
+        self._halts = halts
 
     async def handle(self, subject: str, question: Answer) -> Answer:
         """The answer. Raises ``BridgeError``, and ``ValueError`` and the like for nonsense."""
         if subject == self.subjects[0]:
-            roles = {name: str(view.role) for name, view in self._views().items()}
+            joined = {name: view for name, view in self._views().items() if view.joined}
+            roles = {name: str(view.role) for name, view in joined.items()}
             return {"node": self._node, "maps": roles}
         verb = subject.rpartition(".")[2]
-        if verb in self._verbs:
-            return {"node": self._node, **self._verbs[verb](question)}
         view = self._view(str(question["map"]))
         match verb:
             case "digest":
@@ -80,12 +80,25 @@ class Control:
             case "entries":
                 reached = await _reach(view, int(str(question["position"])))
                 found = await asyncio.to_thread(_entries, view, question)
+            case "resume":
+                reached = True
+                found = await asyncio.to_thread(self._resume, view, question)
             case "repair":
                 reached = True
                 found = await asyncio.to_thread(_repair, view, question)
             case _:
                 raise BridgeError(f"question: not known (got {verb!r})")
         return {"node": self._node, "reached": reached, **found}
+
+    def _resume(self, view: MapView, question: Answer) -> Answer:
+        """Open the gate of a map that was halted."""
+        name = str(question["map"])
+        if view.gate is None or not view.gate.halted:
+            raise BridgeError(f"map {name}: is not halted on node {self._node}")
+        reason = view.gate.halted
+        self._halts.resume(name)
+        view.gate.resume(int(str(question["position"])))
+        return {"reason": reason, "held": view.gate.held}
 
     def _view(self, name: str) -> MapView:
         view = self._views().get(name)

@@ -23,6 +23,7 @@ from bridge.config.settings import Config
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.capturing import Capturing
 from bridge.node.control import Control, MapView
+from bridge.node.halts import Halts
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
@@ -35,9 +36,10 @@ STATUS_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 
 
-async def run_node(config: Config, report: Report) -> None:
+async def run_node(config: Config, report: Report, *, dry_run: bool = False) -> None:
     """Run until SIGTERM or SIGINT, then let everything captured go out.
 
+    ``dry_run``: capture and judge, but write to no map and publish nothing.
     A second signal ends the process at once. Raises what made going on impossible.
     """
     tune_allocator()
@@ -54,13 +56,15 @@ async def run_node(config: Config, report: Report) -> None:
         loop.add_signal_handler(number, on_signal, number)
     require_privileges(config)
     with StateDirectory(config.node.state_directory) as state:
-        await Node(config, report, state).run(stop)
+        await Node(config, report, state, dry_run=dry_run).run(stop)
 
 
 class Node:
     """Owns what the maps share. ``run`` is called once."""
 
-    def __init__(self, config: Config, report: Report, state: StateDirectory) -> None:
+    def __init__(
+        self, config: Config, report: Report, state: StateDirectory, *, dry_run: bool = False
+    ) -> None:
         self._config = config
         self._report = report
         self._state = state
@@ -71,6 +75,8 @@ class Node:
         self._workers: list[MapWorker] = []
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._halts = Halts(state)
+        self._dry_run = dry_run
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -100,6 +106,8 @@ class Node:
             report=self._report,
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
+            halts=self._halts,
+            dry_run=self._dry_run,
         )
         self._workers = [MapWorker(entry, services) for entry in self._config.maps]
         return applier
@@ -152,7 +160,7 @@ class Node:
     def _control(self) -> ControlServer:
         assert self._bus is not None
         node = self._config.node
-        control = Control(node.cluster, node.name, self._views, {})
+        control = Control(node.cluster, node.name, self._views, self._halts)
         return ControlServer(self._bus.link, control.subjects, control.handle)
 
     def _views(self) -> dict[str, MapView]:
@@ -217,6 +225,7 @@ class Node:
             "process": os.getpid(),
             "started": self._started,
             "written": time.time(),
+            "dry_run": self._dry_run,
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),

@@ -10,6 +10,7 @@ import time
 from dataclasses import asdict, dataclass, field
 
 from bridge.apply.applier import Applier, ApplyTarget
+from bridge.apply.dry import DryWriter
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
@@ -25,6 +26,7 @@ from bridge.kernel.support import Support, judge
 from bridge.model import Origin, Position, new_incarnation
 from bridge.node.capturing import Capturing
 from bridge.node.control import MapView
+from bridge.node.halts import Halts, gate_of, halt_status, is_halted, until_open
 from bridge.node.lane import Lane
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
@@ -74,6 +76,8 @@ class Services:
     report: Report
     outbox_bytes: int
     positions: Positions
+    halts: Halts
+    dry_run: bool = False  # capture and judge, write and publish nothing
 
 
 @dataclass(slots=True)
@@ -116,6 +120,8 @@ class MapWorker:
                 while not self._caught_up():  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
+                if parts.target is not None and parts.target.gate is not None:
+                    parts.target.gate.armed = True
                 await self._until_replaced(parts.map.info.id)
         except* BridgeError as group:
             self.state = MapState.FAILED
@@ -212,11 +218,13 @@ class MapWorker:
         outbox = None
         if role.publishes:
             outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
-        return _Parts(kernel_map, Lane(replica, outbox))
+        return _Parts(kernel_map, Lane(replica, outbox, dry=self.services.dry_run))
 
     async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+        writer = DryWriter(parts.map) if self.services.dry_run else MapWriter(parts.map)
+        gate = gate_of(self.config, parts.lane.replica.origin, parts.map, self.services)
         parts.target = ApplyTarget(
-            self.config.name, parts.lane.replica, MapWriter(parts.map), parts.lane.lock
+            self.config.name, parts.lane.replica, writer, parts.lane.lock, gate=gate
         )
         await self._recall(parts, parts.target)
         self.services.applier.add(parts.target)
@@ -248,6 +256,8 @@ class MapWorker:
         parts = self._parts
         if parts is None or parts.target is None or parts.target.rejoining:
             return
+        if self.services.dry_run:
+            return
         counters = parts.target.counters
         if self.state != MapState.JOINING and not counters.unwritten and counters.sequence:
             self.services.positions.note(
@@ -256,14 +266,15 @@ class MapWorker:
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
-        publisher = await self.services.bus.publisher(parts.lane.replica.origin)
-        parts.loop = PublishLoop(
-            parts.lane.replica.origin,
-            parts.lane.outbox,
-            publisher,
-            lambda: self.services.bus.state.max_payload,
-        )
-        parts.publishing = tasks.create_task(parts.loop.run())
+        if not self.services.dry_run:
+            publisher = await self.services.bus.publisher(parts.lane.replica.origin)
+            parts.loop = PublishLoop(
+                parts.lane.replica.origin,
+                parts.lane.outbox,
+                publisher,
+                lambda: self.services.bus.state.max_payload,
+            )
+            parts.publishing = tasks.create_task(parts.loop.run())
         await asyncio.to_thread(
             self.services.capturing.add,
             self.config,
@@ -279,6 +290,7 @@ class MapWorker:
                 case Received():
                     self.stream.received += 1
                     parts.handed = item.sequence
+                    await until_open(parts.target)
                     await self.services.inbox.put(Arrival(item.sequence, item.delta))
                 case Broken():
                     self.stream.broken += 1
@@ -334,9 +346,9 @@ class MapWorker:
             capturing.repair(name)
 
     def view(self) -> MapView | None:
-        """The map for those who look into it beside replication, while it runs."""
+        """The map for those who look into it beside replication, while it is open."""
         parts = self._parts
-        if parts is None or self.state != MapState.RUNNING:
+        if parts is None or self.state not in (MapState.RUNNING, MapState.JOINING):
             return None
         target = parts.target
         return MapView(
@@ -345,12 +357,15 @@ class MapWorker:
             self.config.role,
             sequence=lambda: 0 if target is None else target.counters.sequence,
             level=lambda: _is_level(parts),
+            gate=None if target is None else target.gate,
+            joined=self.state == MapState.RUNNING,
         )
 
     def sync(self) -> Sync:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
+        ready = ready and not (parts is not None and is_halted(parts.target))
         if parts is None or parts.target is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
@@ -385,6 +400,7 @@ class MapWorker:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
         if parts.target is not None:
+            answer |= halt_status(parts.target)
             answer["apply"] = asdict(parts.target.counters) | {
                 "p50_seconds": parts.target.delays.percentile(0.50),
                 "p99_seconds": parts.target.delays.percentile(0.99),

@@ -34,6 +34,7 @@ class MapEntry:
     pin: Path
     role: Role
     emit: tuple[Path, Path] | None = None
+    more: str = ""  # further lines of the table
 
     def toml(self) -> str:
         lines = [
@@ -44,7 +45,7 @@ class MapEntry:
         ]
         if self.emit is not None:
             lines += [f'emit = "{self.emit[0]}"', f'emit_losses = "{self.emit[1]}"']
-        return "\n".join([*lines, ""])
+        return "\n".join([*lines, self.more, ""])
 
 
 class NodeProcess:
@@ -59,6 +60,7 @@ class NodeProcess:
         maps: Sequence[MapEntry],
         capture: str = "auto",
         replicas: int = 1,
+        options: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.map_name = maps[0].name
@@ -75,7 +77,7 @@ class NodeProcess:
         command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--json"],
+                [*command, "--json", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
