@@ -215,6 +215,14 @@ class Role(enum.StrEnum):
         return self is not Role.PUBLISH
 
 
+class ConflictPolicy(enum.StrEnum):
+    """Who is right when several nodes change one key. The same on all nodes of a map."""
+
+    STREAM = "stream"  # the change that comes last in the log
+    OWNER = "owner"  # the node that brought the key in
+    MAX = "max"  # the largest number
+
+
 @dataclass(frozen=True, slots=True)
 class MapSelector:
     """How an operator names a kernel map: exactly one of the three is set."""

@@ -24,7 +24,7 @@ from bridge.config.units import (
     parse_share,
     parse_size,
 )
-from bridge.model import Role, is_token
+from bridge.model import ConflictPolicy, Role, is_token
 
 PAGE_BYTES = 4096
 MAPS_MAX = 256
@@ -221,6 +221,9 @@ class GuardTable(Table):
 class MapTable(SelectorTable):
     name: Annotated[str, BeforeValidator(_stream_name)]
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
+    conflict: Annotated[ConflictPolicy, BeforeValidator(_choice(ConflictPolicy))] = (
+        ConflictPolicy.STREAM
+    )
     emit: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None

@@ -163,6 +163,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         name=table.name,
         selector=_selector(table),
         role=table.role,
+        conflict=table.conflict,
         emit=None if table.emit is None else _selector(table.emit),
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,

@@ -10,7 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.model import MapSelector, Role
+from bridge.model import ConflictPolicy, MapSelector, Role
 
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
 SWEEP_SECONDS = 0.25
@@ -109,6 +109,7 @@ class MapConfig:
     name: str
     selector: MapSelector
     role: Role = Role.REPLICATE
+    conflict: ConflictPolicy = ConflictPolicy.STREAM
     emit: MapSelector | None = None  # the ring of a program that emits its changes itself
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS

@@ -25,33 +25,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from bridge.core.batches import folded_to_last, not_evicted, without_evictions
 from bridge.core.fingerprints import Differences, Fingerprints
-from bridge.core.keys import KeySet, last_rows
+from bridge.core.keys import KeySet
 from bridge.core.origins import OriginTracker
 from bridge.core.overlaps import Overlaps
+from bridge.core.pending import Pending
+from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.touches import FOREVER, Touch, Touches
 from bridge.core.unwritten import Unwritten
-from bridge.model import U8, U64, Delta, DeltaBatch, Op, Origin
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """Own changes of one capture. ``sequences`` of its rows, where they have holes."""
-
-    last_sequence: int
-    keys: U8
-    sequences: U64 | None
-
-    def behind(self, sequence: int) -> _Pending:
-        """What of it comes after an own ``sequence`` that has been observed."""
-        first = len(self.keys) - (self.last_sequence - sequence)
-        if self.sequences is not None:
-            first = int(np.searchsorted(self.sequences, np.uint64(sequence), side="right"))
-        if first <= 0:
-            return self
-        rest = None if self.sequences is None else self.sequences[first:]
-        return _Pending(self.last_sequence, self.keys[first:], rest)
+from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +61,7 @@ class Replica:
         applies: bool,
         fingerprints: Fingerprints | None = None,  # only where scans are compared with the fold
         rereads: bool = False,  # the owner asks ``reread``, on a node that only publishes
+        folding: PolicyFold | None = None,  # where not the order of the stream alone decides
     ) -> None:
         self.origin = origin
         self.captured = 0  # own changes so far: the last own sequence
@@ -84,7 +69,8 @@ class Replica:
         self._applies = applies
         self._rereads = rereads and not applies
         self._fingerprints = fingerprints
-        self._pending: deque[_Pending] = deque()
+        self._folding = folding
+        self._pending: deque[Pending] = deque()
         self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
         self._dirty: set[bytes] = set()
         self._touches = Touches()
@@ -120,7 +106,7 @@ class Replica:
         if self._fingerprints is not None:
             self._fingerprints.note(batch)
         # An eviction says nothing of what the key should be: it is no reason to skip others.
-        lasting = _not_evicted(batch)
+        lasting = not_evicted(batch)
         batch = batch if lasting is None else batch.take(lasting)
         if not len(batch) or not (self._applies or self._rereads):
             return
@@ -131,7 +117,7 @@ class Replica:
             sequences = None if lasting is None else np.flatnonzero(lasting).astype(np.uint64)
             if sequences is not None:
                 sequences += np.uint64(first)
-            self._pending.append(_Pending(self.captured, batch.keys, sequences))
+            self._pending.append(Pending(self.captured, batch.keys, sequences))
             self._pending_keys = None
         doubtful = self._doubts(batch)
         if doubtful is not None or self._dirty:
@@ -220,8 +206,13 @@ class Replica:
             batch = delta.batch
             if admission.first_row:
                 batch = batch.take(slice(admission.first_row, None))
+            folded = None
+            if self._folding is not None:
+                folded = self._folding.take(delta.origin.node, batch)
             if delta.origin == self.origin:
                 again = self._observe(delta)
+                if folded is not None:
+                    batch, again = folded.batch, self._settled(folded, again)
                 if self._rejoin is not None:
                     self._rejoin.note(sequences[number], batch, foreign=False)
                     for batch in again:
@@ -230,9 +221,14 @@ class Replica:
                 kept.extend(again)
                 continue
             changes += len(batch)
+            if folded is not None:
+                own = delta.origin.node == self.origin.node
+                batch = folded.batch.take(
+                    folded.differs | folded.changed if own else folded.changed
+                )
             free = self._without_pending(batch)
             superseded += len(batch) - len(free)
-            free = _without_evictions(free)
+            free = without_evictions(free)
             if self._rejoin is not None:
                 foreign = delta.origin.node != self.origin.node
                 self._rejoin.note(sequences[number], free, foreign=foreign)
@@ -240,7 +236,7 @@ class Replica:
                     self._fingerprints.note(free)
             elif len(free):
                 kept.append(free)
-        writes = _fold(kept)
+        writes = folded_to_last(kept)
         if writes is not None:
             self._full.drop(writes.keys)
             self._blocked.drop(writes.keys)
@@ -310,7 +306,14 @@ class Replica:
             return []
         again = delta.batch.take(resolved)
         self._dirty.difference_update(key.tobytes() for key in again.keys)
-        return [_without_evictions(again)]
+        return [without_evictions(again)]
+
+    def _settled(self, folded: Folded, again: list[DeltaBatch]) -> list[DeltaBatch]:
+        """What a policy made of an own message, where the map may hold something else."""
+        needed = folded.differs.copy()
+        for batch in again:
+            needed |= KeySet(batch.keys).holds(folded.batch.keys)
+        return [self._without_pending(folded.batch.take(needed))]
 
     def _mark(self, keys: U8, doubtful: npt.NDArray[np.bool_] | None) -> None:
         """The newest own change of a key decides whether the key is dirty. A rare path."""
@@ -337,29 +340,3 @@ class Replica:
         if self._pending_keys is None:
             self._pending_keys = KeySet(np.concatenate([p.keys for p in self._pending]))
         return self._pending_keys
-
-
-def _not_evicted(batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
-    """``bool[n]``: which changes are no evictions; ``None``: all of them."""
-    if not len(batch) or int(batch.ops.max()) < Op.EVICT:
-        return None
-    return np.asarray(batch.ops != Op.EVICT)
-
-
-def _without_evictions(batch: DeltaBatch) -> DeltaBatch:
-    """An entry that one node had no room for says nothing of the others' maps."""
-    lasting = _not_evicted(batch)
-    return batch if lasting is None else batch.take(lasting)
-
-
-def _fold(batches: Sequence[DeltaBatch]) -> DeltaBatch | None:
-    """The last change per key over all batches."""
-    batches = [b for b in batches if len(b)]
-    if not batches:
-        return None
-    cause = batches[0].cause
-    if any(b.cause != cause for b in batches):
-        batches = [replace(b, cause=cause) for b in batches]
-    whole = DeltaBatch.concatenate(batches)
-    rows = last_rows(whole.keys)
-    return whole if rows is None else whole.take(rows)

@@ -28,6 +28,7 @@ from bridge.node.capturing import Capturing
 from bridge.node.control import MapView
 from bridge.node.halts import Halts, gate_of, halt_status, is_halted, until_open
 from bridge.node.lane import Lane
+from bridge.node.policies import folding_of
 from bridge.node.positions import Positions
 from bridge.node.repairing import RepairPlan
 from bridge.node.report import Report
@@ -214,6 +215,7 @@ class MapWorker:
             publishes=role.publishes,
             applies=role.applies,
             fingerprints=Fingerprints(info.key_size) if role.publishes else None,
+            folding=folding_of(self.config, info),
         )
         outbox = None
         if role.publishes:

@@ -30,14 +30,14 @@ class Operation:
 
 def change(key: int, value: int, began: int, ended: int, op: Op | None = None) -> DeltaBatch:
     op = op or (Op.DELETE if value == ABSENT else Op.UPDATE)
-    raw = np.array([value], np.uint32).view(np.uint8).reshape(1, 4)
+    raw = np.array([value], np.uint64).view(np.uint8).reshape(1, 8)
     keys = np.array([[key]], np.uint8)
     return DeltaBatch.of_entries(op, keys, raw, ended, began=began, cause=Cause.CHANGE)
 
 
 def entries(batch: DeltaBatch) -> list[tuple[int, int]]:
     """Key and value of each change; a key that is gone has the value ``ABSENT``."""
-    values = np.ascontiguousarray(batch.values).view(np.uint32)[:, 0]
+    values = np.ascontiguousarray(batch.values).view(np.uint64)[:, 0]
     return [
         (int(key), int(value) if op == Op.UPDATE else ABSENT)
         for op, key, value in zip(batch.ops, batch.keys[:, 0], values, strict=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
-from bridge.model import Delta, Op
-from tests.simulation.kernel import entries, store
+from bridge.model import ConflictPolicy, Delta, Op
+from tests.simulation.kernel import ABSENT, entries, store
 
 
 @dataclass(slots=True)
@@ -81,17 +81,27 @@ class Log:
         self.unseen.clear()
         self._ends = {node: self._end_of(node) for node in self._ends}
 
-    def fold(self) -> dict[int, int]:
+    def fold(self, policy: ConflictPolicy) -> dict[int, int]:
         """What a map holds that takes every message once, in order."""
         state: dict[int, int] = {}
+        owners: dict[int, str] = {}
         seen: dict[tuple[str, int], int] = {}
         for delta in self.messages:
             origin = (delta.origin.node, delta.origin.incarnation)
             if delta.last_sequence > seen.get(origin, 0):
                 seen[origin] = delta.last_sequence
                 for (key, value), op in zip(entries(delta.batch), delta.batch.ops, strict=True):
-                    if op != Op.EVICT:
-                        store(state, key, value)
+                    if op == Op.EVICT:
+                        continue
+                    if policy is ConflictPolicy.OWNER:
+                        if owners.setdefault(key, delta.origin.node) != delta.origin.node:
+                            continue
+                        if value == ABSENT:
+                            del owners[key]
+                    elif policy is ConflictPolicy.MAX and value != ABSENT:
+                        store(state, key, max(value, state.get(key, value)))
+                        continue
+                    store(state, key, value)
         return state
 
     def _end_of(self, node: str) -> int:

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.policies import PolicyFold
 from bridge.core.replica import Replica, Verdict
-from bridge.model import DeltaBatch, Op, Origin
+from bridge.model import ConflictPolicy, DeltaBatch, Op, Origin
 from tests.simulation.kernel import ABSENT, Kernel, change, entries
 from tests.simulation.log import Log
 from tests.simulation.publisher import Publisher
@@ -46,6 +47,7 @@ class Node:
     kernel: Kernel
     log: Log
     publishes_only: bool = False
+    policy: ConflictPolicy = ConflictPolicy.STREAM
     up: bool = False
     connected: bool = True
     stale: int = 0
@@ -76,6 +78,7 @@ class Node:
             applies=not self.publishes_only,
             fingerprints=None if self.publishes_only else Fingerprints(1),
             rereads=self.publishes_only,
+            folding=folding_of(self.policy),
         )
         self.publisher = Publisher(self.replica.origin, self.log.last(self.name))
         self.read, self.applied, self.landing = 0, 0, None
@@ -242,13 +245,13 @@ class Node:
 
     def _compare(self, scan: Scan) -> None:
         keys = np.array(list(scan.found), np.uint8).reshape(-1, 1)
-        values = np.array(list(scan.found.values()), np.uint32).view(np.uint8).reshape(-1, 4)
+        values = np.array(list(scan.found.values()), np.uint64).view(np.uint8).reshape(-1, 8)
         found = self.replica.compare(keys, values, complete=scan.complete)
         self.scan_wanted |= found.deferred > 0
         for key in found.deleted_keys[:, 0]:
             self._capture(change(int(key), ABSENT, scan.began, scan.ended))
         for key, value in zip(found.updated_keys[:, 0], found.updated_values, strict=True):
-            number = int(np.ascontiguousarray(value).view(np.uint32)[0])
+            number = int(np.ascontiguousarray(value).view(np.uint64)[0])
             self._capture(change(int(key), number, scan.began, scan.ended))
 
     def reread(self, now: int) -> bool:
@@ -261,3 +264,7 @@ class Node:
             return False
         self.rereading = [(int(k), self.kernel.map.get(int(k), ABSENT), now) for k in keys[:, 0]]
         return True
+
+
+def folding_of(policy: ConflictPolicy) -> PolicyFold | None:
+    return None if policy is ConflictPolicy.STREAM else PolicyFold(policy, 1, 8)

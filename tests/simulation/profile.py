@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from bridge.model import ConflictPolicy
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -22,6 +24,7 @@ class Profile:
     in_place: tuple[bool, ...]  # by node: no probe sees its writes
     room: tuple[int | None, ...]  # by node: keys that its map holds
     lru: bool
+    policy: ConflictPolicy
     jumps: bool  # of the nodes' clocks, forward
 
     @staticmethod
@@ -36,8 +39,13 @@ class Profile:
         tight = not alone and rng.random() < 0.2
         sweeps = not alone and rng.random() < 0.25
         replaced = not alone and rng.random() < 0.12
+        settled = alone or rng.random() < 0.7
+        policy = ConflictPolicy.STREAM
+        if not settled:
+            policy = rng.choice((ConflictPolicy.OWNER, ConflictPolicy.MAX))
         # Without races inside the node, losses or reboots nothing that it alone writes may go.
         calm = contexts == (0,) and ring_rows_max > 2 and not (reboots or tight or replaced)
+        calm = calm and policy is not ConflictPolicy.MAX
         return Profile(
             nodes=nodes,
             contexts=contexts,
@@ -52,6 +60,7 @@ class Profile:
             replaced=replaced,
             in_place=tuple(sweeps and rng.random() < 0.5 for _ in range(nodes)),
             room=tuple(2 if tight and rng.random() < 0.6 else None for _ in range(nodes)),
-            lru=tight and rng.random() < 0.5,
+            lru=tight and policy is ConflictPolicy.STREAM and rng.random() < 0.5,
+            policy=policy,
             jumps=rng.random() < 0.3,
         )

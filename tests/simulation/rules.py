@@ -11,13 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
-from bridge.core import replica as replica_module
 from bridge.core.origins import Admission, OriginTracker
 from bridge.core.overlaps import Overlaps
+from bridge.core.pending import Pending
+from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.replica import Replica, Verdict
 from bridge.core.touches import FOREVER, Touches
-from bridge.model import Delta, DeltaBatch
+from bridge.model import Delta, DeltaBatch, Op
 from tests.simulation.node import Node
 
 Patch = tuple[type, str, object]
@@ -95,6 +96,10 @@ def _forget_undrained(self: Replica, watermark: int) -> None:
     self._touches.forget(max((t.end for t in self._touches._list if t.end < FOREVER), default=0))
 
 
+def _anybody(self: PolicyFold, node: str, said: DeltaBatch, rows: object) -> object:
+    return said.ops == Op.UPDATE, said.values.copy()
+
+
 def _captures_echo(self: Node, now: int) -> bool:
     landing = self.landing
     done = _land(self, now)
@@ -126,7 +131,7 @@ RULES: dict[str, Mutation] = {
     ),
     "2 cut messages": Mutation(
         "a message may end inside of a capture",
-        ((replica_module._Pending, "behind", lambda self, sequence: self),),
+        ((Pending, "behind", lambda self, sequence: self),),
     ),
     "2 written back": Mutation(
         "a key in doubt gets its own message's value when that comes back",
@@ -216,6 +221,14 @@ RULES: dict[str, Mutation] = {
     "8 what others changed": Mutation(
         "a map that lived on takes what others changed meanwhile",
         ((Rejoin, "finish", lambda self: None),),
+    ),
+    "policy: own changes that lost": Mutation(
+        "what a policy made of an own change is written where it is something else",
+        ((Replica, "_settled", lambda self, folded, again: again),),
+    ),
+    "policy: owners": Mutation(
+        "a change by another node than the key's owner is void",
+        ((PolicyFold, "_owned", _anybody),),
     ),
     "8 applied position": Mutation(
         "the position that is saved is that of finished writes",

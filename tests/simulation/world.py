@@ -45,7 +45,7 @@ class World:
             room=profile.room[number],
             lru=profile.lru,
         )
-        return Node(f"n{number}", kernel, self.log, profile.publishes_only)
+        return Node(f"n{number}", kernel, self.log, profile.publishes_only, profile.policy)
 
     def run(self) -> list[str]:
         for _ in range(self.rng.randint(1, 4)):
@@ -198,7 +198,7 @@ class World:
         return True
 
     def check(self) -> list[str]:
-        wrong, fold = [], self.log.fold()
+        wrong, fold = [], self.log.fold(self.profile.policy)
         first = self.nodes[0].kernel
         keeps = self.profile.keeps and not self.nodes[0].doubtful_crashes
         if keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):

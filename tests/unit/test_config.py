@@ -289,6 +289,7 @@ def test_the_sample_is_valid_and_shows_every_key() -> None:
             "map",
             "id",
             "role",
+            "conflict",
             "emit",
             "emit_losses",
             "sweep",
