@@ -221,6 +221,7 @@ class ConflictPolicy(enum.StrEnum):
     STREAM = "stream"  # the change that comes last in the log
     OWNER = "owner"  # the node that brought the key in
     MAX = "max"  # the largest number
+    SUM = "sum"  # all: the map of a node that applies holds the sum of what each node holds
 
 
 @dataclass(frozen=True, slots=True)

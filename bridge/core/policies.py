@@ -4,6 +4,8 @@
             until the owner deletes it.
 ``max``     a value is a row of 64-bit numbers, little-endian, and each only grows: a key holds
             the largest that any node wrote since the key was last deleted.
+``sum``     the same kind of values; each node has its own part of a key, what it wrote last, and
+            a node that applies holds the sum of the parts, modulo 2**64. It writes none itself.
 
 Invariant: what a policy makes of the stream depends on the stream alone: every node that has read
 the same messages holds the same entries, whatever its programs do. A node's own change is pending
@@ -26,6 +28,7 @@ from bridge.model import U8, U64, ConflictPolicy, DeltaBatch, Op
 Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 _RECENT_MIN = 4_096
+_OF_NUMBERS = (ConflictPolicy.MAX, ConflictPolicy.SUM)
 NOBODY = 0
 
 
@@ -46,7 +49,7 @@ class PolicyFold:
     """The fold of the stream under a policy. Not thread-safe: it belongs to the judge."""
 
     def __init__(self, policy: ConflictPolicy, key_size: int, value_size: int) -> None:
-        if policy is ConflictPolicy.MAX and value_size % 8:
+        if policy in _OF_NUMBERS and value_size % 8:
             raise ValueError(f"values: need a whole number of 8-byte numbers (got {value_size})")
         self._policy = policy
         self._index = _Rows(key_size)
@@ -55,6 +58,7 @@ class PolicyFold:
         self._owners: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
         self._nodes: dict[str, int] = {}
         self._clean_at = _RECENT_MIN  # keys, gone ones included
+        self._parts = _Parts(key_size, value_size) if policy is ConflictPolicy.SUM else None
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._held))
@@ -72,6 +76,8 @@ class PolicyFold:
         held, values = self._held[rows].copy(), self._values[rows].copy()
         if self._policy is ConflictPolicy.OWNER:
             now_held, now_values = self._owned(node, batch.take(last), rows)
+        elif self._parts is not None:
+            now_held, now_values = self._summed(self._parts, node, batch.take(last), rows)
         else:
             now_held, now_values = self._largest(batch, rows, last, group)
         now_values[~now_held] = 0
@@ -95,6 +101,14 @@ class PolicyFold:
             np.where(allowed, kept, self._held[rows]),
             np.where(allowed[:, None], said.values, self._values[rows]),
         )
+
+    def _summed(self, parts: _Parts, node: str, said: DeltaBatch, rows: Index) -> tuple[Flags, U8]:
+        """``_owners`` counts the nodes that have a part of the key."""
+        number = self._nodes.setdefault(node, len(self._nodes) + 1)
+        more, holders = parts.take(number, said)
+        self._owners[rows] += holders.astype(np.uint32)  # modulo 2**32, so -1 takes one away
+        numbers = _numbers(self._values[rows]) + more
+        return self._owners[rows] > 0, numbers.astype("<u8").view(np.uint8)
 
     def _largest(
         self, batch: DeltaBatch, rows: Index, last: Index, group: Index
@@ -128,6 +142,40 @@ class PolicyFold:
             self._owners = np.concatenate([self._owners, np.zeros(room, np.uint32)])
             nothing = np.zeros((room, self._values.shape[1]), np.uint8)
             self._values = np.concatenate([self._values, nothing])
+
+
+class _Parts:
+    """What each node wrote last of each key."""
+
+    def __init__(self, key_size: int, value_size: int) -> None:
+        self._index = _Rows(key_size + 4)
+        self._numbers: U64 = np.zeros((0, value_size // 8), np.uint64)
+        self._held: Flags = np.zeros(0, np.bool_)
+        self._clean_at = _RECENT_MIN
+
+    def take(self, node: int, said: DeltaBatch) -> tuple[U64, npt.NDArray[np.int64]]:
+        """By how much one node's parts grow, modulo 2**64; 1: a new part, -1: one that is gone."""
+        if len(self._index) >= self._clean_at:
+            kept = np.flatnonzero(self._held)
+            self._index.keep(kept)
+            self._numbers, self._held = self._numbers[kept], self._held[kept]
+            self._clean_at = max(2 * len(kept), _RECENT_MIN)
+        name = np.tile(np.array([node], "<u4").view(np.uint8), (len(said), 1))
+        rows, last, _ = self._index.locate(np.concatenate([said.keys, name], axis=1))
+        missing = len(self._index) - len(self._held)
+        if missing > 0:
+            room = max(missing, len(self._held) // 2)
+            nothing = np.zeros((room, self._numbers.shape[1]), np.uint64)
+            self._numbers = np.concatenate([self._numbers, nothing])
+            self._held = np.concatenate([self._held, np.zeros(room, np.bool_)])
+        held = said.ops[last] == Op.UPDATE
+        numbers = _numbers(said.values[last])
+        numbers[~held] = 0
+        more, holders = np.empty_like(numbers), np.empty(len(said), np.int64)
+        more[last] = numbers - self._numbers[rows]
+        holders[last] = held.astype(np.int64) - self._held[rows]
+        self._numbers[rows], self._held[rows] = numbers, held
+        return more, holders
 
 
 def _numbers(values: U8) -> U64:

@@ -80,6 +80,34 @@ def test_numbers_only_grow(rig: Rig) -> None:
     until(lambda: content(a) == content(b) and values(a) == {raw((1 << 63) + 1)}, "larger")
 
 
+def test_counters_of_several_nodes_are_added_up(rig: Rig) -> None:
+    name, made = map_name(), []
+    for node, role in (("a", Role.PUBLISH), ("b", Role.PUBLISH), ("c", Role.APPLY)):
+        made.append(rig.map(node))
+        rig.node(node, rig.entry(name, node, role, 'conflict = "sum"'))
+    a, b, c = made
+    write(a, range(101), 5)
+    write(b, range(50, 211), 11)
+    sums = {raw(5): 50, raw(16): 51, raw(11): 110}
+    until(lambda: [*content(c).values()].count(raw(16)) == sums[raw(16)], "sums")
+    until(lambda: len(content(c)) == 211, "all keys")
+    write(a, range(101), 7)
+    b.delete_batch(rows_of(range(50, 211), KEY))
+    until(lambda: len(content(c)) == 101 and values(c) == {raw(7)}, "a's part is left")
+    assert values(a) == {raw(7)}
+    assert not content(b)
+
+
+def test_who_adds_up_does_not_count(rig: Rig) -> None:
+    rig.map("a")
+    node = rig.node(
+        "a", rig.entry(map_name(), "a", Role.REPLICATE, 'conflict = "sum"'), ready=False
+    )
+    until(lambda: node.process.poll() is not None, "the end")
+    assert node.process.returncode == 78
+    assert "role publish or apply" in node.log_path.read_text()
+
+
 def test_max_wants_counters(rig: Rig) -> None:
     rig.map("a", value_size=12)
     node = rig.node(

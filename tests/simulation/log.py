@@ -30,6 +30,7 @@ class Log:
     generation: int = 0  # the log's id
     unseen: set[str] = field(default_factory=set)  # nodes whose last message the leader lacks
     duplicates: int = 0
+    parts: dict[str, dict[int, int]] = field(default_factory=dict)  # by node, of the last fold
     _ends: dict[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -93,6 +94,7 @@ class Log:
                 for (key, value), op in zip(entries(delta.batch), delta.batch.ops, strict=True):
                     if op == Op.EVICT:
                         continue
+                    store(self.parts.setdefault(delta.origin.node, {}), key, value)
                     if policy is ConflictPolicy.OWNER:
                         if owners.setdefault(key, delta.origin.node) != delta.origin.node:
                             continue
@@ -103,6 +105,12 @@ class Log:
                         continue
                     store(state, key, value)
         return state
+
+    @property
+    def sums(self) -> dict[int, int]:
+        """Of all nodes' parts."""
+        keys = {key for part in self.parts.values() for key in part}
+        return {key: sum(part.get(key, 0) for part in self.parts.values()) for key in keys}
 
     def _end_of(self, node: str) -> int:
         numbers = range(len(self.messages), 0, -1)

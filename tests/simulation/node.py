@@ -48,6 +48,7 @@ class Node:
     log: Log
     publishes_only: bool = False
     policy: ConflictPolicy = ConflictPolicy.STREAM
+    applies_only: bool = False
     up: bool = False
     connected: bool = True
     stale: int = 0
@@ -74,16 +75,16 @@ class Node:
         self.up = True
         self.replica = Replica(
             Origin("c", "m", self.name, incarnation),
-            publishes=True,
+            publishes=not self.applies_only,
             applies=not self.publishes_only,
-            fingerprints=None if self.publishes_only else Fingerprints(1),
+            fingerprints=None if self.one_way else Fingerprints(1),
             rereads=self.publishes_only,
             folding=folding_of(self.policy),
         )
         self.publisher = Publisher(self.replica.origin, self.log.last(self.name))
         self.read, self.applied, self.landing = 0, 0, None
         self.scan, self.rereading, self.joined = None, [], False
-        self.settled, self.scan_wanted = False, not self.publishes_only
+        self.settled, self.scan_wanted = False, not self.one_way
         known = self.saved is not None and self.saved[0] == self.log.generation
         self.rejoining = self.saved is not None and known and self.saved[1] <= len(self.log)
         if self.saved is not None and self.rejoining:
@@ -93,6 +94,10 @@ class Node:
         self.replica.attached()
         self.replica.drained(now - 1)
         return True
+
+    @property
+    def one_way(self) -> bool:
+        return self.publishes_only or self.applies_only
 
     def crash(self) -> None:
         self.up = False
@@ -195,8 +200,8 @@ class Node:
             if not self.kernel.put(key, value):
                 landing.refused.append(row)
             return True
-        assert landing.verdict.touch is not None
-        landing.verdict.touch.end = self.landed_at(landing, now)
+        if landing.verdict.touch is not None:
+            landing.verdict.touch.end = self.landed_at(landing, now)
         if landing.refused:
             self.replica.refuse(writes.take(np.array(landing.refused)), full=True)
         self.applied, self.landing = landing.end, None
@@ -208,7 +213,7 @@ class Node:
 
     def sweep(self, now: int, *, quiet: bool) -> bool:
         """A whole reading: at the start, after a loss, or again and again: one key at a time."""
-        if self.publishes_only or not self.settled or self.rejoining:
+        if self.one_way or not self.settled or self.rejoining:
             return False
         self.joined |= self.read == len(self.log) and self.landing is None
         self.scan_wanted |= self.lost_more()

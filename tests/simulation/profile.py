@@ -28,6 +28,28 @@ class Profile:
     jumps: bool  # of the nodes' clocks, forward
 
     @staticmethod
+    def of_counters(rng: random.Random, contexts: tuple[int, ...], nodes: int) -> Profile:
+        """Nodes that publish what they count, and a first one that adds it up."""
+        return Profile(
+            nodes=nodes,
+            contexts=contexts,
+            ring_rows_max=1 << 20,
+            crashes=False,
+            reboots=False,
+            away=rng.random() < 0.4,
+            publishes_only=True,
+            saves=False,
+            keeps=False,
+            leaders_change=rng.random() < 0.4,
+            replaced=False,
+            in_place=(False,) * nodes,
+            room=(None,) * nodes,
+            lru=False,
+            policy=ConflictPolicy.SUM,
+            jumps=rng.random() < 0.3,
+        )
+
+    @staticmethod
     def choose(rng: random.Random) -> Profile:
         alone = rng.random() < 0.1
         crashes = not alone and rng.random() < 0.45
@@ -42,7 +64,9 @@ class Profile:
         settled = alone or rng.random() < 0.7
         policy = ConflictPolicy.STREAM
         if not settled:
-            policy = rng.choice((ConflictPolicy.OWNER, ConflictPolicy.MAX))
+            policy = rng.choice((ConflictPolicy.OWNER, ConflictPolicy.MAX, ConflictPolicy.SUM))
+        if policy is ConflictPolicy.SUM:
+            return Profile.of_counters(rng, contexts, nodes)
         # Without races inside the node, losses or reboots nothing that it alone writes may go.
         calm = contexts == (0,) and ring_rows_max > 2 and not (reboots or tight or replaced)
         calm = calm and policy is not ConflictPolicy.MAX

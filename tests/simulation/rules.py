@@ -100,6 +100,12 @@ def _anybody(self: PolicyFold, node: str, said: DeltaBatch, rows: object) -> obj
     return said.ops == Op.UPDATE, said.values.copy()
 
 
+def _last_part(
+    self: PolicyFold, parts: object, node: str, said: DeltaBatch, rows: object
+) -> object:
+    return _anybody(self, node, said, rows)
+
+
 def _captures_echo(self: Node, now: int) -> bool:
     landing = self.landing
     done = _land(self, now)
@@ -225,6 +231,10 @@ RULES: dict[str, Mutation] = {
     "policy: own changes that lost": Mutation(
         "what a policy made of an own change is written where it is something else",
         ((Replica, "_settled", lambda self, folded, again: again),),
+    ),
+    "policy: parts": Mutation(
+        "the parts of all nodes are added up",
+        ((PolicyFold, "_summed", _last_part),),
     ),
     "policy: owners": Mutation(
         "a change by another node than the key's owner is void",

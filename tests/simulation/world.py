@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+from bridge.model import ConflictPolicy
 from tests.simulation.kernel import ABSENT, CONTEXTS, Kernel, entries
 from tests.simulation.log import Log
 from tests.simulation.node import KEYS, Node
@@ -45,7 +46,16 @@ class World:
             room=profile.room[number],
             lru=profile.lru,
         )
-        return Node(f"n{number}", kernel, self.log, profile.publishes_only, profile.policy)
+        adds_up = profile.policy is ConflictPolicy.SUM and number == 0
+        publishes_only = profile.publishes_only and not adds_up
+        return Node(
+            f"n{number}",
+            kernel,
+            self.log,
+            publishes_only,
+            policy=profile.policy,
+            applies_only=adds_up,
+        )
 
     def run(self) -> list[str]:
         for _ in range(self.rng.randint(1, 4)):
@@ -131,6 +141,8 @@ class World:
         return did
 
     def begin(self, node: Node) -> bool:
+        if node.applies_only:
+            return False
         self.values += 1
         value = ABSENT if self.rng.random() < 0.3 else self.values
         context = self.rng.choice(self.profile.contexts)
@@ -204,6 +216,10 @@ class World:
         if keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):
             wrong.append(f"own key: {first.map.get(OWN_KEY)}, last written {first.last}")
         for node in self.nodes:
+            if self.profile.policy is ConflictPolicy.SUM and node.publishes_only:
+                fold = self.log.parts.get(node.name, {})
+            elif self.profile.policy is ConflictPolicy.SUM:
+                fold = self.log.sums
             if not _holds(node, fold):
                 wrong.append(f"{node.name}: map {node.kernel.map}, stream {fold}")
             if node.stale and not node.doubtful_crashes and not self.replaced:
