@@ -13,6 +13,7 @@ from tests.simulation.profile import Profile
 
 ROUNDS_MAX = 60
 OWN_KEY = 0
+MESSAGES_MAX = 5_000  # far more than programs write in a walk
 TOUCHES_MAX = 64  # own writes that a bridge may have to remember at a time, in a walk
 
 Step = Callable[[Node], bool]
@@ -132,6 +133,8 @@ class World:
         self.now += 1
         before = len(self.log)
         did = action(node)
+        if len(self.log) > MESSAGES_MAX:
+            raise RuntimeError(f"{len(self.log)} messages: somebody echoes")
         if node.up:
             self.peak = max(self.peak, len(node.replica._touches._list))
         if self.trace and did:
