@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,11 +37,17 @@ class Rig:
         self.maps.append(made)
         return made
 
-    def entry(self, name: str, pin: str, role: Role) -> MapEntry:
-        return MapEntry(name, self.pins / pin, role)
+    def entry(self, name: str, pin: str, role: Role, more: str = "") -> MapEntry:
+        return MapEntry(name, self.pins / pin, role, more=(more,) if more else ())
 
     def node(
-        self, name: str, *maps: MapEntry, url: str = "", ready: bool = True, more: str = ""
+        self,
+        name: str,
+        *maps: MapEntry,
+        url: str = "",
+        ready: bool = True,
+        more: str = "",
+        options: Sequence[str] = (),
     ) -> NodeProcess:
         node = NodeProcess(
             name,
@@ -50,6 +56,7 @@ class Rig:
             maps=maps,
             capture=self.capture,
             more=more,
+            options=options,
         )
         self.nodes.append(node)
         if ready:

@@ -69,6 +69,7 @@ class NodeProcess:
         transport: str = "auto",
         replicas: int = 1,
         more: str = "",
+        options: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.map_name = maps[0].name
@@ -86,7 +87,7 @@ class NodeProcess:
         command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--json"],
+                [*command, "--json", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
