@@ -21,24 +21,24 @@ struct hit_counter {
 _Static_assert(sizeof(struct hit_counter) == 24, "twin in blindness.py");
 
 BPF_ARRAY(hit_counters, struct hit_counter, HIT_COUNTERS);
-BPF_F_TABLE("array", u32, u64, blind, 1, BPF_F_MMAPABLE);
-BPF_PERCPU_ARRAY(hits_before, u64, 1); /* plus one; 0: this softirq is not blind */
+BPF_F_TABLE("array", u32, u64, blind, HIT_COUNTERS, BPF_F_MMAPABLE);
 
-static __always_inline u64 hits_on(u64 base)
+#define UNCOUNTED 0xffffffffffffffffULL
+struct hits {
+	u64 of[HIT_COUNTERS]; /* UNCOUNTED: nobody knew where when the softirq began */
+	u64 counting;         /* 0: this softirq is not blind */
+};
+BPF_PERCPU_ARRAY(hits_before, struct hits, 1);
+
+static __always_inline u64 hits_of(u32 index, u64 base)
 {
-	u64 total = 0;
+	struct hit_counter *counter = hit_counters.lookup(&index);
+	u64 hits = 0;
 
-#pragma unroll
-	for (u32 i = 0; i < HIT_COUNTERS; i++) {
-		u32 index = i;
-		struct hit_counter *counter = hit_counters.lookup(&index);
-		u64 hits = 0;
-
-		if (counter && counter->address)
-			READ_KERNEL(hits, base + counter->address);
-		total += hits;
-	}
-	return total;
+	if (!counter || !counter->address)
+		return UNCOUNTED;
+	READ_KERNEL(hits, base + counter->address);
+	return hits;
 }
 
 /* Made to run by a test run of the process that owns the perf events. */
@@ -74,29 +74,42 @@ int on_softirq_entry(void *ctx)
 {
 	u64 base = base_of(bpf_get_smp_processor_id());
 	u32 active = 0, zero = 0;
-	u64 *before;
+	struct hits *before;
 
 	READ_KERNEL(active, base + MB_AT_PROG_ACTIVE);
 	if (!active)
 		return 0;
 	before = hits_before.lookup(&zero);
-	if (before)
-		*before = hits_on(base) + 1;
+	if (!before)
+		return 0;
+#pragma unroll
+	for (u32 i = 0; i < HIT_COUNTERS; i++)
+		before->of[i] = hits_of(i, base);
+	before->counting = 1;
 	return 0;
 }
 
 int on_softirq_exit(void *ctx)
 {
 	u32 zero = 0;
-	u64 *before = hits_before.lookup(&zero), *count, hits;
+	struct hits *before = hits_before.lookup(&zero);
+	u64 base;
 
-	if (!before || !*before)
+	if (!before || !before->counting)
 		return 0;
-	hits = hits_on(base_of(bpf_get_smp_processor_id())) + 1 - *before;
-	*before = 0;
-	count = blind.lookup(&zero);
-	if (count && hits)
-		__sync_fetch_and_add(count, hits);
+	before->counting = 0;
+	base = base_of(bpf_get_smp_processor_id());
+#pragma unroll
+	for (u32 i = 0; i < HIT_COUNTERS; i++) {
+		u32 index = i;
+		u64 *count = blind.lookup(&index), hits;
+
+		if (!count || before->of[i] == UNCOUNTED)
+			continue;
+		hits = hits_of(i, base) - before->of[i];
+		if (hits)
+			__sync_fetch_and_add(count, hits);
+	}
 	return 0;
 }
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.capture.blindness import Blindness, blindness_defines
-from bridge.capture.functions import MapFunction, functions_of
+from bridge.capture.functions import FUNCTIONS, MapFunction, functions_of
 from bridge.capture.loader import TRACEFS, ProbeError, ProbeObject, read_source
 from bridge.capture.nesting import Nesting, fentry_defines
 from bridge.capture.source import Mode
@@ -131,6 +131,7 @@ class FunctionProbes:
         self._programs = programs
         self._mode = plan.mode
         self._attached: set[int] = set()  # numbers of functions
+        self._entries: list[int] = []  # the same, in the order of their kprobes
         self._blindness = Blindness(programs) if programs.has("hit_counters") else None
         self._nesting = Nesting(programs) if programs.has("steps") else None
 
@@ -159,15 +160,31 @@ class FunctionProbes:
 
     def blind(self) -> int | None:
         """Operations that softirqs did unseen; ``None`` where that is not known."""
-        return self._blindness.read() if self._blindness is not None else None
+        counts = self._blindness.read() if self._blindness is not None else None
+        return None if counts is None else sum(counts)
 
     def nested(self) -> int | None:
         """Calls that second copies took over; ``None`` where there are none."""
         return self._nesting.steps() if self._nesting is not None else None
 
-    def missed(self) -> int:
-        """Calls that no copy of a program saw, on any map of the covered types; never falls."""
-        return self._nesting.missed() if self._nesting is not None else 0
+    def missed(self) -> dict[int, int]:
+        """Calls on any map that no program saw, by number of the function; they never fall.
+
+        The kernel counts misses per probe; of a function's two probes the one that missed more
+        tells.
+        """
+        if self._mode is Mode.FENTRY:
+            return self._nesting.missed() if self._nesting is not None else {}
+        probes = [one for _, one in self._programs.probes()]
+        missed = {
+            one.number: max((p.misses or 0 for p in probes if p.target == one.symbol), default=0)
+            for one in FUNCTIONS
+            if one.number in self._attached
+        }
+        counts = self._blindness.read() if self._blindness is not None else None
+        for number, count in zip(self._entries, counts or (), strict=False):
+            missed[number] += count
+        return missed
 
     def close(self) -> None:
         for part in (self._blindness, self._nesting):
@@ -198,6 +215,7 @@ class FunctionProbes:
                 one.symbol, back, on_return=True, instances=RETURNS_AWAITED_MAX
             )
             self._programs.attach_kprobe(one.symbol, enter, on_return=False)
+            self._entries.append(one.number)
         if self._blindness is not None:
             entries = {enter for enter, _ in _KPROBES.values()}
             self._blindness.learn(

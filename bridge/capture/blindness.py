@@ -100,11 +100,12 @@ class Blindness:
         self._learnt = len(events)
         return True
 
-    def read(self) -> int | None:
-        """Operations on any map of the covered types that were not seen; ``None``: not known."""
+    def read(self) -> list[int] | None:
+        """Operations that were not seen, by probe as in ``learn``; ``None``: not known."""
         if self._memory is None:
             return None
-        return int.from_bytes(self._memory[:8], "little")
+        counts = struct.unpack_from(f"={COUNTERS_MAX}Q", self._memory)
+        return list(counts[: self._learnt])
 
     def close(self) -> None:
         if self._memory is not None:

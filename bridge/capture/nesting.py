@@ -92,15 +92,15 @@ class Nesting:
         """Calls that the second copies took over."""
         return sum(self._steps_of(number) for number in self._firsts)
 
-    def missed(self) -> int:
-        """Operations on any map of the covered types that were not seen; never falls."""
+    def missed(self) -> dict[int, int]:
+        """Calls that neither copy saw, by number of the function; they never fall."""
         for number, program in self._firsts.items():
             # The kernel's count comes first: what moves in between makes the difference too
             # small, and the next look sees it.
             refused = program_info(program).recursion_misses
             missed = refused - self._steps_of(number)
             self._missed[number] = max(self._missed.get(number, 0), missed)
-        return sum(self._missed.values())
+        return dict(self._missed)
 
     def close(self) -> None:
         self._memory.close()

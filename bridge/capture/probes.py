@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.capture.attach import CACHE, CALL_PROGRAMS, FunctionProbes, Plan, attach, make_plan
+from bridge.capture.functions import functions_of
 from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramType
 from bridge.capture.source import Losses, Mode
 from bridge.capture.tables import (
@@ -58,6 +59,7 @@ class _Slot:
     watch: Watch
     base: U64
     missed: int
+    map_type: int
 
 
 class _Tables:
@@ -112,7 +114,8 @@ class ProbeCapture:
         self._free = deque(range(slots))
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.RLock()
-        self._missed = 0
+        self._missed: dict[int, int] = {}  # by number of the function
+        self._missed_calls = 0
         self._missed_read_at = 0.0
         self._is_open = True
         self.canary_lock = threading.Lock()
@@ -207,7 +210,8 @@ class ProbeCapture:
             slot = _Slot(
                 Watch(self._free[0], layout_of(info)),
                 self._tables.losses.read(self._free[0]),
-                self._count_missed(fresh=True),
+                self._count_missed(info.type, fresh=True),
+                info.type,
             )
             number = slot.watch.slot.to_bytes(4, "little")
             route = Route(
@@ -254,7 +258,7 @@ class ProbeCapture:
             if slot is None or not self._is_open:
                 return Losses()
             now = self._tables.losses.read(slot.watch.slot)
-            return losses_since(slot.base, now, self._count_missed() - slot.missed)
+            return losses_since(slot.base, now, self._count_missed(slot.map_type) - slot.missed)
 
     def blind(self) -> int | None:
         """Operations on any map of the covered types that the kernel kept the probes from.
@@ -318,24 +322,28 @@ class ProbeCapture:
             hint="see which writers the probes cover with `mapbridge doctor`",
         )
 
-    def _count_missed(self, *, fresh: bool = False) -> int:
-        """Operations that the probes could not see: another probe ran on that CPU, or bpf(2) did.
+    def _count_missed(self, map_type: int, *, fresh: bool = False) -> int:
+        """Operations on maps of a type that the probes could not see: another probe ran on that
+        CPU, or bpf(2) did.
 
-        The kernel counts misses per probe; of a function's two probes the one that missed more
-        tells. Programs on bpf(2) itself are skipped when their task has preempted another one in
-        the midst of its bpf(2) call. Operations on maps that nobody watches count too, which costs
-        a repair at worst.
+        Programs on bpf(2) itself are skipped when their task has preempted another one in the
+        midst of its bpf(2) call; these misses can be of any map. Operations on maps that nobody
+        watches count too, which costs a repair at worst.
         """
         if fresh or time.monotonic() - self._missed_read_at > MISSES_SECONDS:
-            by_target: dict[str, int] = {}
+            calls: dict[str, int] = {}
             for one in self._programs.attachments():
-                by_target[one.target] = max(by_target.get(one.target, 0), one.misses or 0)
                 if one.function in CALL_PROGRAMS:
-                    by_target[one.function] = one.skipped
-            self._missed = sum(by_target.values())
-            self._missed += self._functions.missed()
+                    calls[one.target] = max(calls.get(one.target, 0), one.misses or 0)
+                    calls[one.function] = one.skipped
+            self._missed_calls = sum(calls.values())
+            self._missed = self._functions.missed()
             self._missed_read_at = time.monotonic()
-        return self._missed + (self.blind() or 0)
+        by_programs = self.mode is Mode.KPROBE
+        return self._missed_calls + sum(
+            self._missed.get(one.number, 0)
+            for one in functions_of(map_type, by_programs=by_programs)
+        )
 
 
 def _open(programs: ProbeObject, name: str) -> KernelMap:

@@ -11,6 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., object])
 
 CONFIG_FILE = Path("/etc/mapbridge/mapbridge.toml")
+RATE_MAX = 10_000_000  # changes per second that a measurement may ask for
 
 
 def config_option(command: Command) -> Command:

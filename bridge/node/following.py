@@ -18,23 +18,23 @@ from bridge.apply.applier import ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
 from bridge.bus.connection import end_task
-from bridge.bus.protocol import Broken, Bus, Gap, Item, LogState, Received, Subscription
+from bridge.bus.protocol import Broken, Bus, Gap, Item, Received, Subscription
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
 from bridge.core.digest import rows_digest
 from bridge.core.identity import Identity
-from bridge.core.joining import Plan, Way, plan_gap, plan_start, rejoins
-from bridge.core.snapshots import Log, usable
+from bridge.core.joining import Plan, plan_gap, plan_start, rejoins
+from bridge.core.snapshots import Log
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
+from bridge.node.choosing import Chooser, log_of
 from bridge.node.halts import until_open
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
 WINDOW_PARTS = 6  # of a snapshot between the reader and the writer thread
 RETRY_SECONDS = 0.5
-AWAIT_SECONDS_MAX = 60.0  # for a snapshot that somebody else has to take
 POLL_SECONDS = 0.02
 EARLY_BYTES_MAX = 24 << 20
 EARLY_OVERHEAD = 2048  # bytes of memory that a message takes beside its columns
@@ -252,51 +252,20 @@ class Follower:
         return await self._plan(plan, gap.last_missing)
 
     async def _plan(self, make: Callable[[Log, Manifest | None], Plan], behind: int) -> Plan:
-        """The plan; waits, within bounds, for a snapshot without which something is missing."""
-        deadline = time.monotonic() + (AWAIT_SECONDS_MAX if self.loads else 0.0)
-        waiting = False
-        while True:
-            state = await self.bus.log_state(self.cluster)
-            self._head = state.last
-            plan = make(log_of(state), await self._usable(state, behind))
-            if plan.way is not Way.AWAIT:
-                return plan
-            if time.monotonic() >= deadline:
-                self.counters.unmended += 1
-                self.report.warn(
-                    "the log has forgotten what no snapshot holds: going on with what is left",
-                    map=self.name,
-                    first=plan.after + 1,
-                )
-                return plan
-            if not waiting:
-                self.report.say("waiting for a snapshot: the log begins too late", map=self.name)
-            waiting = True
-            await asyncio.sleep(RETRY_SECONDS)
-
-    async def _usable(self, state: LogState, behind: int) -> Manifest | None:
-        if not self.loads:
-            return None
-        info = self.map.info
-        try:
-            found = await self.snapshots.manifests(self.name)
-        except SnapshotStoreError as error:
-            self.report.warn_once(f"snapshots cannot be read: {error}", map=self.name)
-            return None
-        shape = (info.key_size, info.value_size)
-        fitting = [
-            m
-            for m in found
-            if (m.key_size, m.value_size) == shape and m.layout in (0, self.layout or m.layout)
-        ]
-        chosen = usable(fitting, log_of(state), behind=behind)
-        if chosen is None or chosen.anchor is None:
-            return chosen
-        stored = await self.bus.stored_at(self.cluster, chosen.anchor.sequence)
-        if stored is not None and stored != chosen.anchor.stored_at_ns:
-            self.report.warn_once("a snapshot is of a log that was made anew", map=self.name)
-            return None
-        return chosen
+        chooser = Chooser(
+            self.name,
+            self.cluster,
+            self.bus,
+            self.snapshots,
+            self.report,
+            self.map.info,
+            self.layout,
+            self.loads,
+        )
+        choice = await chooser.choose(make, behind)
+        self._head = choice.head
+        self.counters.unmended += choice.unmended
+        return choice.plan
 
     async def _load(self, plan: Plan, manifest: Manifest) -> None:
         await self._resolve()
@@ -384,6 +353,7 @@ class Follower:
             match item:
                 case Received():
                     self.counters.received += 1
+                    await self.learn(item.delta.layout)
                     self._handed = item.sequence
                     self._newest = Anchor(item.sequence, item.stored_at_ns)
                     await self._hand(item.sequence, item.delta)
@@ -411,14 +381,3 @@ async def _chained(early: deque[Item], subscription: Subscription) -> AsyncItera
 def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
     with contextlib.suppress(RuntimeError):  # the loop has ended, and the waiter with it
         loop.call_soon_threadsafe(event.set)
-
-
-def log_of(state: LogState) -> Log:
-    return Log(
-        state.id,
-        max(state.first, 1),
-        state.last,
-        state.bytes,
-        state.bytes_max,
-        state.age_seconds_max,
-    )

@@ -88,7 +88,7 @@ class Lookout:
         found = [member for entry in self._patterns for member in self._members(entry, ids)]
         # What is followed comes first: a newcomer takes nothing from it.
         for member, sighting in sorted(found, key=lambda one: one[0].name not in ids):
-            _admit(view, member, sighting, ids)
+            admit(view, member, sighting, ids)
         return view
 
     def _sighting(self, selector: MapSelector, followed: int | None) -> Sighting:
@@ -130,7 +130,7 @@ def choose(name: str, found: Sequence[MapInfo], followed: int | None) -> Sightin
     return Sighting(found[0] if found else None)
 
 
-def _admit(view: View, member: MapConfig, sighting: Sighting, ids: Mapping[str, int]) -> None:
+def admit(view: View, member: MapConfig, sighting: Sighting, ids: Mapping[str, int]) -> None:
     """Take a map that matches a pattern into the view, or say why not."""
     name, info = member.name, sighting.info
     if not is_stream_name(name):

@@ -50,7 +50,8 @@ from bridge.model import (
     Part,
     new_incarnation,
 )
-from bridge.node.following import Follower, log_of
+from bridge.node.choosing import log_of
+from bridge.node.following import Follower
 from bridge.node.report import Report
 from bridge.wire.codec import encode
 
@@ -137,10 +138,10 @@ class SnapshotTaker:
                 self._retry.failed(time.monotonic())
                 self.counters.reason = str(error)
                 self.report.warn_once(f"no snapshot: {error}", map=self.name)
-                if asked is not None:
+                if asked is not None and not asked.done.done():
                     asked.done.set_exception(error)
             else:
-                if asked is not None and manifest is not None:
+                if asked is not None and manifest is not None and not asked.done.done():
                     asked.done.set_result(manifest)
 
     async def take_now(self) -> Manifest:
@@ -176,7 +177,12 @@ class SnapshotTaker:
                     f"map {self.name}: another node is taking a snapshot", hint="wait for it"
                 )
             return None
-        return await self._take_leased(log, manifests, sequence)
+        manifest = await self._take_leased(log, manifests, sequence)
+        if manifest is None and asked:
+            raise SnapshotRefusedError(
+                f"map {self.name}: another node has just begun a snapshot", hint="wait for it"
+            )
+        return manifest
 
     def _note(self, newest: Manifest | None) -> None:
         """What was read before a new snapshot appeared counts no more."""

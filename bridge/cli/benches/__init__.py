@@ -1,0 +1,1 @@
+"""What `mapbridge bench` measures, one module per measurement."""
