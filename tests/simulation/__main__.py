@@ -27,9 +27,10 @@ def wrong_in(seed: int) -> tuple[int, list[str]]:
 
 
 def failing(rule: str, seeds: Sequence[int], jobs: int, enough: int) -> tuple[int, list[int]]:
-    """How many seeds were tried without this rule, and those that failed: ``enough`` at least."""
+    """How many seeds that it concerns were tried without this rule, and those that failed."""
     found: list[int] = []
     tried = 0
+    seeds = [seed for seed in seeds if RULES[rule].concerns(seed)]
     with RULES[rule].applied(), multiprocessing.get_context("fork").Pool(jobs) as pool:
         for seed, wrong in pool.imap(wrong_in, seeds, chunksize=CHUNK):
             tried += 1

@@ -7,7 +7,8 @@ mutation replaces attributes, of the production core wherever the rule lives the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -18,18 +19,23 @@ from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.replica import Replica, Verdict
 from bridge.core.touches import FOREVER, Touches
-from bridge.model import Delta, DeltaBatch, Op
+from bridge.model import ConflictPolicy, Delta, DeltaBatch, Op
 from tests.simulation.node import Node
+from tests.simulation.profile import Profile
 
 Patch = tuple[type, str, object]
 
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """``without``: the rule that is taken away, in words."""
+    """``without``: the rule that is taken away, in words. ``where``: walks that it matters in."""
 
     without: str
     patches: tuple[Patch, ...]
+    where: Callable[[Profile], bool] = lambda profile: True
+
+    def concerns(self, seed: int) -> bool:
+        return self.where(Profile.choose(random.Random(seed)))
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -154,6 +160,7 @@ RULES: dict[str, Mutation] = {
     "2 seen before": Mutation(
         "a message that is stored twice counts once",
         ((OriginTracker, "admit", lambda self, delta: Admission(0, 0)),),
+        where=lambda profile: profile.leaders_change and profile.nodes > 2,
     ),
     "2 echo": Mutation(
         "what the bridge writes is not captured",
@@ -194,10 +201,12 @@ RULES: dict[str, Mutation] = {
     "5 losses": Mutation(
         "after a loss the whole map is compared",
         ((Node, "lost_more", lambda self: False),),
+        where=lambda profile: profile.ring_rows_max == 2,
     ),
     "5 evictions": Mutation(
         "a key that an LRU map lacks was not deleted",
         ((Node, "sees_deletes", lambda self: True),),
+        where=lambda profile: profile.lru,
     ),
     "5 fold": Mutation(
         "a scan is compared with the stream, foreign changes included",
@@ -206,6 +215,7 @@ RULES: dict[str, Mutation] = {
     "6 attaching": Mutation(
         "nothing is judged or scanned while operations older than the probes go on",
         ((Node, "older_go_on", lambda self: False), (Replica, "attached", lambda self: None)),
+        where=lambda profile: profile.crashes,
     ),
     "8 a map that lived on": Mutation(
         "the history is not written over a map that lived on",
@@ -213,6 +223,7 @@ RULES: dict[str, Mutation] = {
             (Replica, "rejoin", lambda self, saved: None),
             (Replica, "rejoined", lambda self: Verdict(None, None, 0, 0, 0, 0)),
         ),
+        where=lambda profile: profile.crashes and profile.keeps,
     ),
     "8 last change": Mutation(
         "only keys whose last change is by others take the stream's value",
@@ -223,10 +234,12 @@ RULES: dict[str, Mutation] = {
                 lambda self, sequence, batch, foreign: _note(self, sequence, batch, foreign=True),
             ),
         ),
+        where=lambda profile: profile.crashes and profile.keeps,
     ),
     "8 what others changed": Mutation(
         "a map that lived on takes what others changed meanwhile",
         ((Rejoin, "finish", lambda self: None),),
+        where=lambda profile: profile.crashes and profile.saves,
     ),
     "policy: own changes that lost": Mutation(
         "what a policy made of an own change is written where it is something else",
@@ -235,6 +248,7 @@ RULES: dict[str, Mutation] = {
     "policy: parts": Mutation(
         "the parts of all nodes are added up",
         ((PolicyFold, "_summed", _last_part),),
+        where=lambda profile: profile.policy == ConflictPolicy.SUM,
     ),
     "policy: owners": Mutation(
         "a change by another node than the key's owner is void",
@@ -243,5 +257,6 @@ RULES: dict[str, Mutation] = {
     "8 applied position": Mutation(
         "the position that is saved is that of finished writes",
         ((Node, "position", lambda self: self.read),),
+        where=lambda profile: profile.crashes and profile.saves,
     ),
 }
