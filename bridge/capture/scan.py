@@ -22,7 +22,6 @@ import numpy as np
 from bridge.capture.source import ChangeSource, Losses
 from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.errors import BridgeError
-from bridge.kernel.maptypes import MapType
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
@@ -51,7 +50,7 @@ class Comparison(Protocol):
     def reread(self, keys_max: int) -> U8 | None: ...
     def begin_scan(self, now: int) -> None: ...
     def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]: ...
-    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences: ...
+    def compare(self, piece: ScanSlice) -> Differences: ...
     def end_scan(self) -> None: ...
 
 
@@ -99,10 +98,7 @@ class SweepSource:
         try:
             chunks = list(self._map.scan())
             ended = _ktime_ns()
-            found = [
-                comparison.compare(one, complete=keeps_entries(info))
-                for one in comparison.cut(chunks, info.value_size)
-            ]
+            found = [comparison.compare(one) for one in comparison.cut(chunks, info.value_size)]
         finally:
             comparison.end_scan()
         if share is not None:
@@ -287,8 +283,7 @@ class ScannedSource:
         if piece is None:
             self._finish(whole)
             return []
-        complete = keeps_entries(self._map.info)
-        found = self._comparison.compare(piece, complete=complete)
+        found = self._comparison.compare(piece)
         whole.deferred += found.deferred
         batches = _as_batches(found, self._map.info, whole.began, whole.ended, whole.cause)
         if whole.cause is Cause.CHANGE:
@@ -310,14 +305,6 @@ class ScannedSource:
         if self._whole is not None:
             self._comparison.end_scan()
             self._whole = None
-
-
-def keeps_entries(info: MapInfo) -> bool:
-    """Whether what such a map lacks was deleted. Others drop entries to make room for new ones.
-
-    Published as deletes, these would empty the maps of nodes that have the room.
-    """
-    return info.type not in (MapType.LRU_HASH, MapType.LRU_PERCPU_HASH)
 
 
 def _read_again(target: Scannable, keys: U8) -> list[DeltaBatch]:

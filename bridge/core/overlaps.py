@@ -67,7 +67,8 @@ class Overlaps:
         batch = _Captured(keys, left, int(left.max()))
         doubtful: npt.NDArray[np.bool_] | None = None
         if candidates.any():
-            doubtful = self._search(batch, entered, candidates)
+            # The search compares times from the earliest candidate on: to it, all before are one.
+            doubtful = self._search(batch, entered, candidates) & candidates
             if self.floor:
                 doubtful |= entered <= np.uint64(self.floor)
         self._newest = int(before[-1])

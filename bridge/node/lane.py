@@ -142,9 +142,9 @@ class Lane:
             chunks = [(self.identity.keys(keys), values) for keys, values in chunks]
         return self.replica.cut(chunks, value_size)
 
-    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
+    def compare(self, piece: ScanSlice) -> Differences:
         with self.lock:
-            complete = complete and self.identity.missing_means_deleted
+            complete = self.identity.missing_means_deleted
             return self.replica.compare_slice(piece, complete=complete)
 
     def end_scan(self) -> None:

@@ -15,7 +15,7 @@ from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from bridge.capture.transport import PERF_PAGES_MIN, Transport
 from bridge.kernel.perf import online_cpus
-from tests.capture_kit import Watched, rows
+from tests.capture_kit import Watched, rows, wait_for
 from tests.vm.features import FEATURE, require_feature
 from tests.vm.test_capture_programs import (
     PRIME,
@@ -28,7 +28,6 @@ from tests.vm.test_capture_programs import (
     test_odd_and_large_sizes,
     test_own_thread_runs_programs,
     test_programs_and_system_calls_on_one_map,
-    test_two_processors,
     test_unwatched_maps_are_silent,
     test_updates_and_deletes,
     test_values_and_times,
@@ -42,7 +41,6 @@ __all__ = [
     "test_odd_and_large_sizes",
     "test_own_thread_runs_programs",
     "test_programs_and_system_calls_on_one_map",
-    "test_two_processors",
     "test_unwatched_maps_are_silent",
     "test_updates_and_deletes",
     "test_values_and_times",
@@ -72,6 +70,25 @@ def capture(
 def test_the_canary_is_seen(capture: ProbeCapture) -> None:
     coverage = prove(capture)
     assert coverage.proven, coverage.table()
+
+
+def test_two_processors(workload: Workload, watch: Watch) -> None:
+    """Two programs at one time on one map, while a third thread looks through it by bpf(2).
+
+    Where the kernel may preempt a task inside bpf(2), programs on kprobes are skipped meanwhile: a
+    change can then go unseen, but not unnoticed. More can be counted than went unseen.
+    """
+    flows, done = watch("flows"), PRIME + 4099
+    high = threading.Thread(target=lambda: workload.run("write_high", 4099))
+    with running(flows.map.count):
+        high.start()
+        workload.run("write_flows", PRIME)
+        high.join()
+    wait_for(lambda: flows.count() + flows.source.losses().unpaired >= done)
+    assert flows.count() <= done
+    assert flows.source.losses().total == flows.source.losses().unpaired
+    if flows.count() == done:
+        assert flows.fold() == flows.contents()
 
 
 def on_cpu(cpu: int, work: Callable[[], object]) -> threading.Thread:
