@@ -31,13 +31,17 @@ BUCKETS_PER_QUESTION = 16
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The digest of one node's map. ``reached``: everything that was asked for was in it."""
+    """The digest of one node's map. ``reached``: everything that was asked for was in it.
+
+    ``evicts``: the map drops entries by itself, and that is nothing to the other nodes.
+    """
 
     node: str
     reached: bool
     sequence: int
     entries: int
     digest: Digest
+    evicts: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +103,10 @@ class Peers:
                     int(str(answer["sequence"])),
                     int(str(answer["entries"])),
                     digest,
+                    answer.get("evicts") is True,
                 )
             )
+        _check_forms(name, {n: str(a.get("form")) for n, a in zip(nodes, answers, strict=True)})
         return found
 
     async def entries(
@@ -156,6 +162,16 @@ class Peers:
             if "error" in answer:
                 raise BridgeError(f"node {node}: {answer['error']}")
         return list(answers)
+
+
+def _check_forms(name: str, forms: dict[str, str]) -> None:
+    """Bytes of maps whose sizes or layouts differ cannot be compared."""
+    if len(set(forms.values())) > 1:
+        told = ", ".join(f"{node}: {form}" for node, form in forms.items())
+        raise BridgeError(
+            f"map {name}: cannot be compared, sizes or layouts differ (got {told})",
+            hint="see `mapbridge schema check`",
+        )
 
 
 @asynccontextmanager

@@ -42,6 +42,7 @@ class Found:
     buckets: int = BUCKETS_MAX
     moving: int = 0
     truncated: bool = False
+    evicts: bool = False  # the map drops entries by itself: keys that one node lacks do not count
     drift: list[Drift] = field(default_factory=list)
     repaired: int = 0
 
@@ -132,6 +133,7 @@ async def _rounds(peers: Peers, found: Found, rounds: int) -> tuple[list[int], S
         readings = await peers.digests(found.map, nodes, found.buckets)
         found.rounds = number + 1
         found.nodes = {reading.node: reading.entries for reading in readings}
+        found.evicts = any(reading.evicts for reading in readings)
         behind = [reading.node for reading in readings if not reading.reached]
         differs = differing([reading.digest for reading in readings])
         if not differs.any() and not behind:
@@ -156,8 +158,8 @@ async def _look_closely(
         pages = await peers.entries(found.map, nodes, digest, suspects)
         found.truncated |= any(page.truncated for page in pages)
         readings.append([page.as_mapping() for page in pages])
-    found.drift = lasting(readings)
-    found.moving = len(suspects) if not found.drift else 0
+    found.drift = lasting(readings, evicts=found.evicts)
+    found.moving = len(suspects) if not (found.drift or found.evicts) else 0
 
 
 async def _repair(peers: Peers, found: Found, roles: dict[str, str], source: str | None) -> None:
@@ -173,7 +175,10 @@ async def _repair(peers: Peers, found: Found, roles: dict[str, str], source: str
         )
     wanted: dict[str, list[bytes]] = {}
     for drift in found.drift:
-        right = drift.values[nodes.index(source) if source else most_held(drift.values)]
+        chosen = nodes.index(source) if source else most_held(drift.values, evicts=found.evicts)
+        right = drift.values[chosen]
+        if right is None and found.evicts:
+            continue  # the source has dropped it, which is no reason to delete it elsewhere
         holders = [node for node in able if drift.values[nodes.index(node)] == right]
         wanted.setdefault((holders or able)[0], []).append(drift.key)
     for node, keys in wanted.items():
@@ -196,6 +201,7 @@ def _print(found: Found, *, as_json: bool) -> None:
                 "drift": len(found.drift),
                 "moving_buckets": found.moving,
                 "truncated": found.truncated,
+                "evicts": found.evicts,
                 "repaired": found.repaired,
                 "keys": [drift.key.hex() for drift in shown],
             }
@@ -206,6 +212,8 @@ def _print(found: Found, *, as_json: bool) -> None:
         output.line(f"{node}: left out, {reason}")
     if found.moving:
         output.line(f"{found.moving} of {found.buckets} parts change too fast to be compared")
+    if found.evicts:
+        output.line("an LRU map: each node drops entries by itself, only values are compared")
     if not found.drift:
         output.line("equal" if not found.moving else "no drift in what could be compared")
     for drift in shown:

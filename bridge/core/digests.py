@@ -78,26 +78,28 @@ class Drift:
     values: tuple[bytes | None, ...]
 
 
-def lasting(readings: Sequence[Sequence[Entries]]) -> list[Drift]:
+def lasting(readings: Sequence[Sequence[Entries]], *, evicts: bool = False) -> list[Drift]:
     """Keys that differ between maps, the same way in every reading.
 
     readings: one after the other, each with the entries of every map, in one order.
+    evicts: maps drop entries by themselves, so one that lacks a key says nothing.
     """
     last = readings[-1]
     keys = sorted(set().union(*last))
     found = []
     for key in keys:
         values = tuple(entries.get(key) for entries in last)
-        if len(set(values)) > 1 and all(
+        if len({*values} - ({None} if evicts else set())) > 1 and all(
             tuple(entries.get(key) for entries in reading) == values for reading in readings
         ):
             found.append(Drift(key, values))
     return found
 
 
-def most_held(values: Sequence[bytes | None]) -> int:
-    """Which map holds what most maps hold; the first of them."""
-    return max(range(len(values)), key=lambda i: (values.count(values[i]), -i))
+def most_held(values: Sequence[bytes | None], *, evicts: bool = False) -> int:
+    """Which map holds what most maps hold; the first of them. ``evicts`` as in ``lasting``."""
+    able = [i for i, value in enumerate(values) if value is not None or not evicts]
+    return max(able, key=lambda i: (values.count(values[i]), -i))
 
 
 def _bucket_of(key_hashes: U64, buckets: int) -> npt.NDArray[np.intp]:

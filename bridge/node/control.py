@@ -48,6 +48,7 @@ class MapView:
     sequence: Callable[[], int]
     level: Callable[[], bool]
     counted: U8 | None = None
+    layout: str = ""  # of the map's fields, where it is known
     gate: ApplyGate | None = None
     joined: bool = True
 
@@ -133,6 +134,7 @@ def _digest(view: MapView, question: Answer) -> Answer:
     return {
         "sequence": sequence,
         "entries": int(digest.counts.sum()),
+        "form": f"{view.map.info.key_size}+{view.map.info.value_size} bytes{view.layout}",
         "evicts": not view.lane.identity.missing_means_deleted,
         "sums": pack(digest.sums.view(np.uint8)),
         "counts": pack(digest.counts.view(np.uint8)),

@@ -457,6 +457,7 @@ class MapWorker:
             sequence=self.position,
             level=lambda: follower is None or follower.level(),
             counted=parts.counted,
+            layout="" if parts.layout is None else f", layout {fingerprint(parts.layout):016x}",
             gate=None if target is None else target.gate,
             joined=self.state == MapState.RUNNING,
         )

@@ -74,3 +74,13 @@ def test_the_value_that_most_maps_hold() -> None:
     assert most_held([b"1", b"2", b"2"]) == 1
     assert most_held([None, b"2", None]) == 0
     assert most_held([b"1", b"2"]) == 0
+
+
+def test_what_an_lru_map_lacks_is_no_drift() -> None:
+    some = {b"evicted": b"1", b"differs": b"1", b"same": b"3"}
+    other = {b"differs": b"2", b"same": b"3"}
+    readings = [[some, other, {}]] * 3
+    assert [drift.key for drift in lasting(readings)] == [b"differs", b"evicted", b"same"]
+    (drift,) = lasting(readings, evicts=True)
+    assert drift == Drift(b"differs", (b"1", b"2", None))
+    assert most_held((None, None, b"1"), evicts=True) == 2
