@@ -265,6 +265,15 @@ class Evict(enum.StrEnum):
     REPLICATE = "replicate"  # the key is gone, everywhere
 
 
+class ConflictPolicy(enum.StrEnum):
+    """Who is right when several nodes change one key. The same on all nodes of a map."""
+
+    STREAM = "stream"  # the change that comes last in the log
+    OWNER = "owner"  # the node that brought the key in
+    MAX = "max"  # the largest number
+    SUM = "sum"  # all: the map of a node that applies holds the sum of what each node holds
+
+
 @dataclass(frozen=True, slots=True)
 class MapSelector:
     """How an operator names a kernel map: exactly one of the three is set."""

@@ -37,8 +37,8 @@ class Rig:
         self.maps.append(made)
         return made
 
-    def entry(self, name: str, pin: str, role: Role) -> MapEntry:
-        return MapEntry(name, self.pins / pin, role)
+    def entry(self, name: str, pin: str, role: Role, more: str = "") -> MapEntry:
+        return MapEntry(name, self.pins / pin, role, more=(more,) if more else ())
 
     def node(
         self,
@@ -48,6 +48,7 @@ class Rig:
         ready: bool = True,
         more: str = "",
         before: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> NodeProcess:
         node = NodeProcess(
             name,
@@ -57,6 +58,7 @@ class Rig:
             capture=self.capture,
             more=more,
             before=before,
+            options=options,
         )
         self.nodes.append(node)
         if ready:

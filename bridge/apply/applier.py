@@ -18,6 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.latency import DelayHistogram
 from bridge.apply.loading import Load
@@ -84,6 +85,7 @@ class ApplyTarget:
     # been judged. Whoever reads the stream sets ``caught_up`` then, the writer thread ends it.
     rejoining: bool = False
     caught_up: bool = False
+    gate: ApplyGate | None = None
 
 
 class Applier:
@@ -162,6 +164,8 @@ class Applier:
             self._apply(*taken)
         now = time.monotonic()
         for target in list(self._targets.values()):
+            if target.gate is not None and (released := target.gate.released()):
+                self._apply(target.name, released)
             if target.rejoining and target.caught_up:
                 self._rejoin(target)
             if target.retry_at <= now:
@@ -178,7 +182,13 @@ class Applier:
                 self._load(target, load, list(some))
 
     def _load(self, target: ApplyTarget, load: Load, parts: Sequence[Arrival]) -> None:
-        """Parts of a snapshot, written like changes of others; a map that rejoins only learns."""
+        """Parts of a snapshot, written like changes of others; a map that rejoins only learns.
+
+        No part counts as a change for the gate, since what the map holds already is not told from
+        what is new. That keys are swept out does, unless the map is new to the bridge.
+        """
+        if not _passes(target, parts, ()):
+            return
         if not load.begun:
             load.begin()
             with target.lock:
@@ -193,6 +203,8 @@ class Applier:
                 continue
             strangers = load.strangers()
             if strangers is not None and len(strangers):
+                if load.guarded and not _passes(target, [part], [strangers], joining=True):
+                    return
                 target.counters.swept_out += self._load_rows(target, strangers)
             target.counters.sequence = load.position
             load.finish()
@@ -217,6 +229,8 @@ class Applier:
         return len(verdict.writes)
 
     def _judge(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> None:
+        if not _passes(target, arrivals):
+            return
         fitting = self._fitting(target, arrivals)
         deltas = [arrival.delta for arrival in fitting]
         with target.lock:
@@ -314,6 +328,17 @@ class Applier:
         if not known and len(self._reported) < REPORTED_MAX:
             self._reported.add((name, str(error)))
             self._report(name, error)
+
+
+def _passes(
+    target: ApplyTarget,
+    arrivals: Sequence[Arrival],
+    changes: Sequence[DeltaBatch] | None = None,
+    *,
+    joining: bool = False,
+) -> bool:
+    """Whether the gate lets them through now, see ``ApplyGate.admits``; else it holds them."""
+    return target.gate is None or target.gate.admits(arrivals, changes, joining=joining)
 
 
 def _parked(target: ApplyTarget, delta: Delta) -> BridgeError:

@@ -22,6 +22,7 @@ class Load:
 
     ``stored``: own changes that the snapshot holds already. ``keys_now`` reads the keys of the map,
     in the writer thread; ``None``: nothing is swept out. ``wake`` is called after each step.
+    ``guarded``: what is swept out may be a mass change, for the map was bridged before.
     """
 
     position: int
@@ -29,11 +30,13 @@ class Load:
     value_size: int
     keys_now: Callable[[], U8] | None
     wake: Callable[[], None]
+    guarded: bool = False
     begun: bool = False
     finished: bool = False
     parts: int = 0  # written so far
     _before: U8 | None = None
     _keys: list[U8] = field(default_factory=list)
+    _strangers: DeltaBatch | None = None
 
     def begin(self) -> None:
         """Before the first write: note what the map holds."""
@@ -50,17 +53,18 @@ class Load:
         self.wake()
 
     def strangers(self) -> DeltaBatch | None:
-        """Deletes of what the snapshot lacks; ``None``: there is nothing of the kind."""
+        """Deletes of what the snapshot lacks, after its last part; ``None``: there are none."""
         before, self._before = self._before, None
         if before is None:
-            return None
+            return self._strangers
         gone = np.ones(len(before), np.bool_)
         if self._keys:
             gone = ~KeySet(np.concatenate(self._keys)).holds(before)
         self._keys.clear()
         keys = before[gone]
         values = np.zeros((len(keys), self.value_size), np.uint8)
-        return DeltaBatch.of_entries(Op.DELETE, keys, values, 0)
+        self._strangers = DeltaBatch.of_entries(Op.DELETE, keys, values, 0)
+        return self._strangers
 
     def finish(self) -> None:
         self.finished = True

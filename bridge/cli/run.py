@@ -16,18 +16,23 @@ from bridge.node.report import LogReport
 
 @click.command("run")
 @config_option
+@click.option("--dry-run", is_flag=True, help="Capture and judge; write and publish nothing.")
 @json_option
-def command(config_path: Path, as_json: bool) -> None:
+def command(config_path: Path, dry_run: bool, as_json: bool) -> None:
     """Run the bridge of this node until SIGTERM.
 
     SIGTERM or Ctrl-C lets everything captured go out first; a second one ends at once. Standard
     error gets lines for a person on a terminal, and JSON otherwise or with --json.
 
+    With --dry-run no map is written and nothing is published; `mapbridge status` counts what would
+    have been.
+
     \b
     Examples:
       mapbridge run -c node-a.toml
       mapbridge run -c node-a.toml --json 2>node-a.log
+      mapbridge run -c node-a.toml --dry-run
     """
     config = load(config_path)
     report = LogReport(json=as_json or None, node=config.node.name)
-    asyncio.run(run_node(config, report))
+    asyncio.run(run_node(config, report, dry_run=dry_run))

@@ -186,6 +186,11 @@ def _print(status: dict[str, object], *, as_json: bool) -> None:
         ["map", "role", "state", "synced", "behind s", "published", "applied", "lost", "repaired"],
         [_row(name, _map(status, name)) for name in names],
     )
+    for name in names:
+        if reason := _map(status, name).get("halted"):
+            output.line(f"{name}: nothing is applied, {reason}; `mapbridge resume {name}` goes on")
+    if status.get("dry_run"):
+        output.line("dry run: no map is written, nothing is published")
 
 
 def _row(name: str, found: dict[str, object]) -> list[object]:
@@ -194,7 +199,7 @@ def _row(name: str, found: dict[str, object]) -> list[object]:
     return [
         name,
         found.get("role"),
-        found.get("state"),
+        "halted" if found.get("halted") else found.get("state"),
         "yes" if found.get("synced") else "no",
         f"{behind:.1f}" if isinstance(behind, float) else "-",
         _section(found, "published").get("changes", "-"),

@@ -31,11 +31,12 @@ from bridge.config.units import (
     format_size,
     parse_duration,
     parse_range,
+    parse_share,
     parse_size,
 )
 from bridge.layout.declared import DeclaredError, read_declared
 from bridge.layout.rules import FieldRule, Rule
-from bridge.model import WILDCARDS, Evict, Role, has_wildcard, is_token
+from bridge.model import WILDCARDS, ConflictPolicy, Evict, Role, has_wildcard, is_token
 
 PAGE_BYTES = 4096
 PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
@@ -168,6 +169,12 @@ def _pages(value: object) -> int:
     return value
 
 
+def _share(value: object) -> float:
+    if not isinstance(value, str):
+        raise ValueError("must be text such as '50%'")
+    return parse_share(value)
+
+
 def _urls(value: object) -> tuple[str, ...]:
     urls = tuple(part.strip() for part in _text(value).split(","))
     for url in urls:
@@ -220,6 +227,8 @@ AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
 KernelName = Annotated[str, BeforeValidator(_kernel_name)]
 MapId = Annotated[int, BeforeValidator(_map_id)]
 Sweep = Annotated[float, BeforeValidator(_duration(0.01, 3600))]
+Share = Annotated[float, BeforeValidator(_share)]
+Window = Annotated[float, BeforeValidator(_duration(0.1, 3600))]
 Ring = Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 30, power_of_two=True))]
 Queue = Annotated[int, BeforeValidator(_size(1 << 20, 16 << 30))]
 
@@ -359,11 +368,20 @@ class MetricTable(Table):
     series: Annotated[int, BeforeValidator(_series)] = settings.METRIC_SERIES
 
 
+class GuardTable(Table):
+    deletes: Share | None = None
+    changes: Share | None = None
+    window: Window = settings.GUARD_WINDOW_SECONDS
+
+
 class MapTable(SelectorTable):
     pin: Annotated[str, BeforeValidator(_pinned_maps)] | None = None
     map: Annotated[str, BeforeValidator(_kernel_maps)] | None = None
     name: Annotated[str, BeforeValidator(_stream_name)] | None = None
     role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
+    conflict: Annotated[ConflictPolicy, BeforeValidator(_choice(ConflictPolicy))] = (
+        ConflictPolicy.STREAM
+    )
     emit: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
     ring: Ring | None = None
@@ -374,6 +392,7 @@ class MapTable(SelectorTable):
     metrics: tuple[MetricTable, ...] = ()
     ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
     lag: Annotated[float, BeforeValidator(_duration(0.1, 3600))] = settings.LAG_SECONDS
+    guard: GuardTable = GuardTable()
 
 
 class Document(Table):

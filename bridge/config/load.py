@@ -17,7 +17,14 @@ import pydantic
 from pydantic_core import ErrorDetails
 
 from bridge.config.checks import cross_check
-from bridge.config.document import Document, LayoutTable, MapTable, MetricTable, SelectorTable
+from bridge.config.document import (
+    Document,
+    GuardTable,
+    LayoutTable,
+    MapTable,
+    MetricTable,
+    SelectorTable,
+)
 from bridge.config.problems import ConfigError, Problem, shown
 from bridge.config.settings import (
     OWN_NAME,
@@ -25,6 +32,7 @@ from bridge.config.settings import (
     CaptureConfig,
     Config,
     DeclaredLayout,
+    GuardConfig,
     HttpConfig,
     LimitsConfig,
     MapConfig,
@@ -134,6 +142,7 @@ def _nearest(location: tuple[int | str, ...]) -> str:
             ("maps.emit_losses", SelectorTable),
             ("maps.layout", LayoutTable),
             ("maps.metrics", MetricTable),
+            ("maps.guard", GuardTable),
         )
         if isinstance(model, type) and issubclass(model, pydantic.BaseModel)
     }
@@ -176,6 +185,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         name=OWN_NAME if table.name is None else table.name,
         selector=_selector(table),
         role=table.role,
+        conflict=table.conflict,
         emit=None if table.emit is None else _selector(table.emit),
         emit_losses=None if table.emit_losses is None else _selector(table.emit_losses),
         sweep_seconds=capture.sweep_seconds if table.sweep is None else table.sweep,
@@ -187,6 +197,7 @@ def _map(table: MapTable, capture: CaptureConfig) -> MapConfig:
         rules=table.fields,
         metrics=tuple(_metric(each) for each in table.metrics),
         declared=None if table.layout is None else _declared(table.layout),
+        guard=GuardConfig(table.guard.deletes, table.guard.changes, table.guard.window),
     )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from bridge.layout.declared import read_declared
 from bridge.layout.rules import FieldRule
 from bridge.layout.types import Layout
-from bridge.model import Evict, MapSelector, Role
+from bridge.model import ConflictPolicy, Evict, MapSelector, Role
 
 STATE_DIRECTORY = Path("/var/lib/mapbridge")
 SWEEP_SECONDS = 0.25
@@ -39,6 +39,7 @@ METRIC_SERIES = 1_000
 LAG_SECONDS = 5.0
 SNAPSHOT_SECONDS = 3600.0
 SNAPSHOT_BYTES = 256 << 20
+GUARD_WINDOW_SECONDS = 10.0
 
 
 class CaptureMode(enum.StrEnum):
@@ -174,6 +175,20 @@ class MetricConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardConfig:
+    """When changes of others are too many to be believed: shares of the map; ``None``: never."""
+
+    deletes: float | None = None
+    changes: float | None = None
+    window_seconds: float = GUARD_WINDOW_SECONDS
+
+    def __str__(self) -> str:
+        limits = {"deletes": self.deletes, "changes": self.changes}
+        told = [f"{what} {share:.0%}" for what, share in limits.items() if share is not None]
+        return f"{', '.join(told)} in {self.window_seconds:g}s" if told else "none"
+
+
+@dataclass(frozen=True, slots=True)
 class MapConfig:
     """One map: its name in the stream and where it is in this kernel.
 
@@ -183,12 +198,14 @@ class MapConfig:
     name: str
     selector: MapSelector
     role: Role = Role.REPLICATE
+    conflict: ConflictPolicy = ConflictPolicy.STREAM
     emit: MapSelector | None = None  # the ring of a program that emits its changes itself
     emit_losses: MapSelector | None = None  # where that program counts what the ring refused
     sweep_seconds: float = SWEEP_SECONDS
     sweeps_too: bool = False  # the map's own table asks for sweeps, beside probes or emit as well
     ignore: tuple[str, ...] = ()  # bytes or fields of the value that are no change to a sweep
     ring_bytes: int = RING_BYTES
+    guard: GuardConfig = field(default_factory=GuardConfig)
     lag_seconds: float = LAG_SECONDS  # a map that is further behind is not synced
     evict: Evict = Evict.LOCAL  # of LRU maps
     rules: tuple[FieldRule, ...] = ()

@@ -46,6 +46,19 @@ def parse_range(text: str) -> range | None:
     return range(int(match[1]), int(match[2]))
 
 
+def parse_share(text: str) -> float:
+    """``50%`` as 0.5. Raises ``ValueError`` with a reason for the reader."""
+    number, mark = text.strip()[:-1], text.strip()[-1:]
+    if mark != "%" or not number.strip().isdecimal() or not 1 <= int(number) <= 100:
+        raise ValueError("must be a share of '1%' to '100%'")
+    return int(number) / 100
+
+
+def format_share(share: float) -> str:
+    """What ``parse_share`` takes back."""
+    return f"{round(share * 100)}%"
+
+
 def format_duration(seconds: float) -> str:
     """The shortest text that ``parse_duration`` takes back: 0.25 gives ``250ms``."""
     for unit in ("d", "h", "m", "s", "ms", "us"):

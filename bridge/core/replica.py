@@ -25,50 +25,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from bridge.core.batches import folded_to_last, not_evicted, without_evictions
 from bridge.core.dirty import DirtyKeys
 from bridge.core.fingerprints import Differences, Fingerprints, ScanSlice
-from bridge.core.keys import KeySet, last_rows
+from bridge.core.keys import KeySet
 from bridge.core.origins import OriginTracker
 from bridge.core.overlaps import Overlaps
+from bridge.core.pending import Pending
+from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.touches import FOREVER, Touch, Touches
 from bridge.core.unwritten import Unwritten
-from bridge.model import U8, U64, Delta, DeltaBatch, Op, Origin
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """Own changes of one capture. ``sequences`` of its rows, where they have holes."""
-
-    last_sequence: int
-    keys: U8
-    sequences: U64 | None
-
-    @property
-    def first_sequence(self) -> int:
-        if self.sequences is not None:
-            return int(self.sequences[0])
-        return self.last_sequence - len(self.keys) + 1
-
-    def before(self, sequence: int) -> _Pending:
-        """What of it comes before an own ``sequence``."""
-        if self.last_sequence < sequence:
-            return self
-        if self.sequences is None:
-            count = sequence - self.first_sequence
-            return _Pending(sequence - 1, self.keys[:count], None)
-        count = int(np.searchsorted(self.sequences, np.uint64(sequence)))
-        return _Pending(sequence - 1, self.keys[:count], self.sequences[:count])
-
-    def behind(self, sequence: int) -> _Pending:
-        """What of it comes after an own ``sequence`` that has been observed."""
-        first = len(self.keys) - (self.last_sequence - sequence)
-        if self.sequences is not None:
-            first = int(np.searchsorted(self.sequences, np.uint64(sequence), side="right"))
-        if first <= 0:
-            return self
-        rest = None if self.sequences is None else self.sequences[first:]
-        return _Pending(self.last_sequence, self.keys[first:], rest)
+from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +62,7 @@ class Replica:
         applies: bool,
         fingerprints: Fingerprints | None = None,  # only where scans are compared with the fold
         rereads: bool = False,  # the owner asks ``reread``, on a node that only publishes
+        folding: PolicyFold | None = None,  # where not the order of the stream alone decides
     ) -> None:
         self.origin = origin
         self.captured = 0  # own changes so far: the last own sequence
@@ -101,7 +70,8 @@ class Replica:
         self._applies = applies
         self._rereads = rereads and not applies
         self._fingerprints = fingerprints
-        self._pending: deque[_Pending] = deque()
+        self._folding = folding
+        self._pending: deque[Pending] = deque()
         self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
         self._dirty = DirtyKeys()
         self._touches = Touches()
@@ -138,7 +108,7 @@ class Replica:
         if self._fingerprints is not None:
             self._fingerprints.note(batch)
         # An eviction says nothing of what the key should be: it is no reason to skip others.
-        lasting = _not_evicted(batch)
+        lasting = not_evicted(batch)
         batch = batch if lasting is None else batch.take(lasting)
         if not len(batch) or not (self._applies or self._rereads):
             return
@@ -149,7 +119,7 @@ class Replica:
             sequences = None if lasting is None else np.flatnonzero(lasting).astype(np.uint64)
             if sequences is not None:
                 sequences += np.uint64(first)
-            self._pending.append(_Pending(self.captured, batch.keys, sequences))
+            self._pending.append(Pending(self.captured, batch.keys, sequences))
             self._pending_keys = None
         doubtful = self._doubts(batch)
         if doubtful is not None or self._dirty:
@@ -174,12 +144,12 @@ class Replica:
         if self._pending and self._pending[-1].last_sequence >= first:
             self._pending[-1] = self._pending[-1].before(first)
         self.captured = first + len(batch) - 1
-        lasting = _not_evicted(batch)
+        lasting = not_evicted(batch)
         rows = np.arange(len(batch)) if lasting is None else np.flatnonzero(lasting)
         if self._applies and len(rows):
             sequences = None if lasting is None else (rows + first).astype(np.uint64)
             keys = batch.keys if lasting is None else batch.keys.take(rows, axis=0)
-            self._pending.append(_Pending(self.captured, keys, sequences))
+            self._pending.append(Pending(self.captured, keys, sequences))
         self._pending_keys = None
 
     def attached(self) -> None:
@@ -283,8 +253,13 @@ class Replica:
             batch = delta.batch
             if admission.first_row:
                 batch = batch.take(slice(admission.first_row, None))
+            folded = None
+            if self._folding is not None:
+                folded = self._folding.take(delta.origin.node, batch)
             if delta.origin == self.origin:
                 again = self._observe(delta)
+                if folded is not None:
+                    batch, again = folded.batch, self._settled(folded, again)
                 if self._rejoin is not None:
                     self._rejoin.note(sequences[number], batch, foreign=False)
                     for batch in again:
@@ -293,9 +268,14 @@ class Replica:
                 kept.extend(again)
                 continue
             changes += len(batch)
+            if folded is not None:
+                own = delta.origin.node == self.origin.node
+                batch = folded.batch.take(
+                    folded.differs | folded.changed if own else folded.changed
+                )
             free = self._without_pending(batch)
             superseded += len(batch) - len(free)
-            free = _without_evictions(free)
+            free = without_evictions(free)
             if self._rejoin is not None:
                 foreign = delta.origin.node != self.origin.node
                 self._rejoin.note(sequences[number], free, foreign=foreign)
@@ -303,7 +283,7 @@ class Replica:
                     self._fingerprints.note(free)
             elif len(free):
                 kept.append(free)
-        writes = _fold(kept)
+        writes = folded_to_last(kept)
         if writes is not None:
             self._full.drop(writes.keys)
             self._blocked.drop(writes.keys)
@@ -322,8 +302,13 @@ class Replica:
             self._dirty.resolve(keys[~held])
 
     def load(self, batch: DeltaBatch) -> Verdict:
-        """A part of a snapshot, or the deletes of what it lacks: changes of others."""
-        free = _without_evictions(self._without_pending(batch))
+        """A part of a snapshot, or the deletes of what it lacks: changes of others.
+
+        A snapshot holds entries, and not what a policy makes them of: owners, parts, what the map
+        was about to be told. So there is none for a map with a policy.
+        """
+        assert self._folding is None, "a policy folds the log from its beginning"
+        free = without_evictions(self._without_pending(batch))
         skipped = len(batch) - len(free)
         if self._rejoin is not None:  # it only tells what the stream says
             if self._fingerprints is not None:
@@ -390,7 +375,14 @@ class Replica:
             return []
         again = delta.batch.take(resolved)
         self._dirty.resolve(again.keys)
-        return [_without_evictions(again)]
+        return [without_evictions(again)]
+
+    def _settled(self, folded: Folded, again: list[DeltaBatch]) -> list[DeltaBatch]:
+        """What a policy made of an own message, where the map may hold something else."""
+        needed = folded.differs.copy()
+        for batch in again:
+            needed |= KeySet(batch.keys).holds(folded.batch.keys)
+        return [self._without_pending(folded.batch.take(needed))]
 
     def _release(self, sequence: int) -> None:
         """Own changes up to ``sequence`` are pending no more."""
@@ -412,29 +404,3 @@ class Replica:
         if self._pending_keys is None:
             self._pending_keys = KeySet(np.concatenate([p.keys for p in self._pending]))
         return self._pending_keys
-
-
-def _not_evicted(batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
-    """``bool[n]``: which changes are no evictions; ``None``: all of them."""
-    if not len(batch) or int(batch.ops.max()) < Op.EVICT:
-        return None
-    return np.asarray(batch.ops != Op.EVICT)
-
-
-def _without_evictions(batch: DeltaBatch) -> DeltaBatch:
-    """An entry that one node had no room for says nothing of the others' maps."""
-    lasting = _not_evicted(batch)
-    return batch if lasting is None else batch.take(lasting)
-
-
-def _fold(batches: Sequence[DeltaBatch]) -> DeltaBatch | None:
-    """The last change per key over all batches."""
-    batches = [b for b in batches if len(b)]
-    if not batches:
-        return None
-    cause = batches[0].cause
-    if any(b.cause != cause for b in batches):
-        batches = [replace(b, cause=cause) for b in batches]
-    whole = DeltaBatch.concatenate(batches)
-    rows = last_rows(whole.keys)
-    return whole if rows is None else whole.take(rows)

@@ -29,7 +29,11 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Chooser:
-    """For one map. ``info``: what the kernel tells of it; ``layout``: its number, 0: not known."""
+    """For one map. ``info``: what the kernel tells of it; ``layout``: its number, 0: not known.
+
+    ``loads``: it can use snapshots. One whose conflict policy folds the log cannot: a snapshot
+    holds no owners and no parts, nor what the policy was about to make of an entry it saw.
+    """
 
     name: str
     cluster: str
@@ -38,13 +42,14 @@ class Chooser:
     report: Report
     info: MapInfo
     layout: int = 0
+    loads: bool = True
 
     async def choose(self, plan: Callable[[Log, Manifest | None], Plan], behind: int) -> Choice:
         """The plan now; waits, within bounds, for a snapshot without which something is missing.
 
         ``behind``: an older snapshot does not help.
         """
-        deadline = time.monotonic() + AWAIT_SECONDS_MAX
+        deadline = time.monotonic() + (AWAIT_SECONDS_MAX if self.loads else 0.0)
         waiting = False
         while True:
             state = await self.bus.log_state(self.cluster)
@@ -64,6 +69,8 @@ class Chooser:
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _usable(self, state: LogState, behind: int) -> Manifest | None:
+        if not self.loads:
+            return None
         info = self.info
         try:
             found = await self.snapshots.manifests(self.name)

@@ -29,6 +29,7 @@ from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
 from bridge.node.choosing import Chooser, log_of
+from bridge.node.halts import until_open
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
@@ -82,6 +83,7 @@ class Follower:
     identity: Identity
     layout: int  # of the map; 0: not known
     learn: Callable[[int], Awaitable[None]]  # a sender's layout, before its changes are handed on
+    loads: bool = True  # snapshots; a conflict policy needs the log itself
     publishing: PublishLoop | None = None
     counters: StreamCounters = field(default_factory=StreamCounters)
     joined: Joined = field(default_factory=Joined)
@@ -128,6 +130,7 @@ class Follower:
 
     async def run(self) -> None:
         after = await self._join(self._plan_start)
+        self._known = True
         while True:
             gap = await self._follow(after)
             if gap is None:
@@ -257,6 +260,7 @@ class Follower:
             self.report,
             self.map.info,
             self.layout,
+            self.loads,
         )
         choice = await chooser.choose(make, behind)
         self._head = choice.head
@@ -272,6 +276,7 @@ class Follower:
             value_size=manifest.value_size,
             keys_now=self._keys_now if self._sweeps_out(plan) else None,
             wake=lambda: _wake(loop, self._step),
+            guarded=self._known,
         )
         self._ahead = self._subscribe(plan.after)
         reading = asyncio.create_task(self._read_ahead(self._ahead))
@@ -326,6 +331,7 @@ class Follower:
             await self._step.wait()
 
     async def _hand(self, sequence: int, delta: Delta, load: Load | None = None) -> None:
+        await until_open(self.target)
         await self.inbox.put(Arrival(sequence, delta, load))
 
     def _sweeps_out(self, plan: Plan) -> bool:

@@ -36,11 +36,19 @@ class CaptureCounters:
 class Lane:
     """One map's way out. Implements ``bridge.capture.scan.Comparison``."""
 
-    def __init__(self, replica: Replica, outbox: Outbox | None, identity: Identity = PLAIN) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        outbox: Outbox | None,
+        identity: Identity = PLAIN,
+        *,
+        dry: bool = False,
+    ) -> None:
         self.lock = threading.Lock()
         self.replica = replica
         self.outbox = outbox
         self.identity = identity
+        self._dry = dry  # nothing goes out, so nothing is to be waited for
         self.counters = CaptureCounters()
         self._drained = 0
         if outbox is not None:
@@ -51,6 +59,9 @@ class Lane:
         assert self.outbox is not None, "a map that is not published has no capture"
         batch = self.identity.batch(batch)
         with self.lock:
+            if self._dry:
+                self._count(batch)
+                return True
             if not self.outbox.put(batch) and not (self._merge() and self.outbox.put(batch)):
                 self.counters.refused += 1
                 return False
@@ -59,12 +70,15 @@ class Lane:
                 # What is still in the ring, or was refused, is younger than what came out first.
                 left, entered = int(batch.left[-1]), int(batch.entered[-1])
                 self._advance(min(left - GRACE_NANOSECONDS, (entered or left) - 1))
+        self._count(batch)
+        return True
+
+    def _count(self, batch: DeltaBatch) -> None:
         self.counters.changes += len(batch)
         if batch.cause == Cause.SCAN:
             self.counters.scanned += len(batch)
         elif batch.cause == Cause.REPAIR:
             self.counters.repaired += len(batch)
-        return True
 
     def _merge(self) -> bool:
         """Merge what waits, when it does so because nobody takes it; whether that was done.

@@ -18,6 +18,7 @@ from bridge.errors import BridgeError
 from bridge.kernel.errors import MapClosedError, MapNotFoundError
 from bridge.kernel.maps import KernelMap, open_map, open_map_id
 from bridge.model import MapInfo
+from bridge.node.control import MapView
 from bridge.node.lookout import Sighting
 from bridge.node.services import MapState, Services
 from bridge.node.snapshots import SnapshotRefusedError
@@ -169,6 +170,10 @@ class MapLife:
                 hint="load the program that makes it",
             )
         return await self._worker.snapshot()
+
+    def view(self) -> MapView | None:
+        """The map for those who look into it beside replication, while it is open."""
+        return None if self._worker is None else self._worker.view()
 
     def standing(self, node: str) -> Standing:
         """How the map stands, for the other nodes."""

@@ -16,6 +16,7 @@ from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
 from bridge.bus.board import Standing, SyncBoard
 from bridge.bus.connection import BusSettings
+from bridge.bus.control import ControlServer
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.nats_snapshots import NatsSnapshotStore
@@ -27,7 +28,9 @@ from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
 from bridge.node.announcing import Announcer
 from bridge.node.capturing import Capturing
+from bridge.node.control import Control, MapView
 from bridge.node.fleet import Fleet
+from bridge.node.halts import Halts
 from bridge.node.health import Health
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
@@ -42,9 +45,10 @@ STATUS_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 
 
-async def run_node(config: Config, report: Report) -> None:
+async def run_node(config: Config, report: Report, *, dry_run: bool = False) -> None:
     """Run until SIGTERM or SIGINT, then let everything captured go out.
 
+    ``dry_run``: capture and judge, but write to no map and publish nothing.
     A second signal ends the process at once. Raises what made going on impossible.
     """
     tune_allocator()
@@ -61,13 +65,15 @@ async def run_node(config: Config, report: Report) -> None:
         loop.add_signal_handler(number, on_signal, number)
     require_privileges(config)
     with StateDirectory(config.node.state_directory) as state:
-        await Node(config, report, state).run(stop)
+        await Node(config, report, state, dry_run=dry_run).run(stop)
 
 
 class Node:
     """Owns what the maps share. ``run`` is called once."""
 
-    def __init__(self, config: Config, report: Report, state: StateDirectory) -> None:
+    def __init__(
+        self, config: Config, report: Report, state: StateDirectory, *, dry_run: bool = False
+    ) -> None:
         self._config = config
         self._report = report
         self._state = state
@@ -78,6 +84,8 @@ class Node:
         self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
+        self._halts = Halts(state)
+        self._dry_run = dry_run
         self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
         self._health = Health(config, report)
@@ -116,11 +124,14 @@ class Node:
             positions=self._positions,
             snapshots=self._snapshots(self._bus),
             triggers=Triggers(self._config.snapshots.seconds, self._config.snapshots.bytes),
+            halts=self._halts,
+            dry_run=self._dry_run,
         )
         self._requests.clear()
         stack.push_async_callback(self._requests.close)
-        board = SyncBoard(self._bus, self._config.node.cluster, self._log_settings())
-        self._announcer = Announcer(board, self._report)
+        if not self._dry_run:  # others are not to count on a map that nothing is written to
+            board = SyncBoard(self._bus, self._config.node.cluster, self._log_settings())
+            self._announcer = Announcer(board, self._report)
         self._fleet = Fleet(self._config.maps, services)
         return applier
 
@@ -159,8 +170,9 @@ class Node:
         self._health.step("joining the maps")
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
+        control = asyncio.create_task(self._control().run(), name="control")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [fleet, status, stopping]
+        everything = [fleet, status, control, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None
@@ -183,6 +195,17 @@ class Node:
             self._save_positions()
             for life in self._fleet.lives:
                 await life.close()
+
+    def _control(self) -> ControlServer:
+        assert self._bus is not None
+        node = self._config.node
+        control = Control(node.cluster, node.name, self._views, self._halts)
+        return ControlServer(self._bus.link, control.subjects, control.handle)
+
+    def _views(self) -> dict[str, MapView]:
+        lives = [] if self._fleet is None else self._fleet.lives
+        views = {life.config.name: life.view() for life in lives}
+        return {name: view for name, view in views.items() if view is not None}
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
@@ -272,6 +295,7 @@ class Node:
             "process": os.getpid(),
             "started": self._started,
             "written": time.time(),
+            "dry_run": self._dry_run,
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),

@@ -12,6 +12,7 @@ from bridge.bus.schemas import SchemaStore
 from bridge.bus.snapshots import Snapshots
 from bridge.core.snapshots import Triggers
 from bridge.node.capturing import Capturing
+from bridge.node.halts import Halts
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
@@ -43,3 +44,5 @@ class Services:
     schemas: SchemaStore
     snapshots: Snapshots
     triggers: Triggers
+    halts: Halts
+    dry_run: bool = False  # capture and judge, write and publish nothing

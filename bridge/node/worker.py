@@ -11,6 +11,7 @@ import time
 from dataclasses import asdict, dataclass
 
 from bridge.apply.applier import ApplyTarget
+from bridge.apply.dry import DryWriter
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
 from bridge.bus.protocol import Broken, Gap, Item, LogReplacedError
@@ -29,11 +30,14 @@ from bridge.kernel.support import Support, judge
 from bridge.layout.fingerprint import fingerprint
 from bridge.layout.fitting import Fitter
 from bridge.layout.types import Layout
-from bridge.model import Origin, Position, new_incarnation
+from bridge.model import U8, ConflictPolicy, Origin, Position, new_incarnation
+from bridge.node.control import MapView
 from bridge.node.following import Follower, StreamCounters
+from bridge.node.halts import gate_of, halt_status, is_halted
 from bridge.node.ignoring import both, counted_bytes
 from bridge.node.lane import Lane
 from bridge.node.layouts import announce, learn, own_layout
+from bridge.node.policies import folding_of
 from bridge.node.recalling import recall_own
 from bridge.node.repairing import RepairPlan
 from bridge.node.services import MapState, Services
@@ -51,6 +55,7 @@ class _Parts:
     lane: Lane
     layout: Layout | None
     fitter: Fitter
+    counted: U8 | None  # bits of a value that count in comparisons
     target: ApplyTarget | None = None
     loop: PublishLoop | None = None
     publishing: asyncio.Task[None] | None = None
@@ -91,6 +96,8 @@ class MapWorker:
                 while not (self._caught_up() and self._settled()):  # noqa: ASYNC110 - the writer thread moves it
                     await asyncio.sleep(CAUGHT_UP_POLL_SECONDS)
                 self.state = MapState.RUNNING
+                if parts.target is not None and parts.target.gate is not None:
+                    parts.target.gate.armed = True
         except BaseExceptionGroup as group:
             self.state = MapState.FAILED
             for kind in (LogReplacedError, BridgeError):  # the former takes all others' meaning
@@ -183,6 +190,7 @@ class MapWorker:
             layout = own_layout(self.config, kernel_map, self.services.report)
             fitter = Fitter(layout, self.config.rules, clock_offset_ns)
             counted = both(counted_bytes(self.config, kernel_map), fitter.compared)
+            folding = folding_of(self.config, info)
         except BridgeError:
             kernel_map.close()
             raise
@@ -192,6 +200,7 @@ class MapWorker:
             applies=role.applies,
             fingerprints=Fingerprints(info.key_size, counted) if role.publishes else None,
             rereads=not role.applies,
+            folding=folding,
         )
         outbox = None
         if role.publishes:
@@ -201,17 +210,22 @@ class MapWorker:
             evicts=info.type in LRU_TYPES,
             policy=self.config.evict,
         )
-        return _Parts(kernel_map, Lane(replica, outbox, identity), layout, fitter)
+        lane = Lane(replica, outbox, identity, dry=self.services.dry_run)
+        return _Parts(kernel_map, lane, layout, fitter, counted)
 
     async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+        writer = DryWriter(parts.map) if self.services.dry_run else MapWriter(parts.map)
+        gate = gate_of(self.config, parts.lane.replica.origin, parts.map, self.services)
         parts.target = ApplyTarget(
             self.config.name,
             parts.lane.replica,
-            MapWriter(parts.map),
+            writer,
             parts.lane.lock,
             parts.fitter,
+            gate=gate,
         )
         services, publishes = self.services, self.config.role.publishes
+        folds = self.config.conflict is not ConflictPolicy.STREAM
         follower = Follower(
             name=self.config.name,
             cluster=services.cluster,
@@ -226,11 +240,14 @@ class MapWorker:
             identity=parts.lane.identity,
             layout=0 if parts.layout is None else fingerprint(parts.layout),
             learn=self._learn,
+            loads=not folds,
         )
         await follower.prepare()
         services.applier.add(parts.target)
         parts.follower = follower
         tasks.create_task(follower.run())
+        if folds or services.dry_run:
+            return
         parts.taker = SnapshotTaker(
             name=self.config.name,
             cluster=services.cluster,
@@ -278,7 +295,7 @@ class MapWorker:
             if self.state == MapState.RUNNING:
                 self.services.positions.note(self.config.name, parts.map.info.id, parts.log, 0)
             return
-        if parts.target.rejoining:
+        if self.services.dry_run or parts.target.rejoining:
             return
         follower, counters = parts.follower, parts.target.counters
         if follower is None or not follower.following or counters.unwritten:
@@ -288,6 +305,23 @@ class MapWorker:
 
     async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
+        if not self.services.dry_run:
+            await self._open_publishing(parts, parts.lane.outbox)
+        if parts.follower is not None:
+            parts.follower.publishing = parts.loop
+        else:
+            await self._recall_own(parts)
+        if parts.loop is not None:
+            parts.publishing = tasks.create_task(parts.loop.run())
+        await asyncio.to_thread(
+            self.services.capturing.add,
+            self.config,
+            parts.map,
+            parts.lane,
+            self._caught_up,
+        )
+
+    async def _open_publishing(self, parts: _Parts, outbox: Outbox) -> None:
         services = self.services
         layout = await announce(
             services.schemas,
@@ -299,23 +333,11 @@ class MapWorker:
         publisher = await services.bus.publisher(parts.lane.replica.origin)
         parts.loop = PublishLoop(
             parts.lane.replica.origin,
-            parts.lane.outbox,
+            outbox,
             publisher,
             lambda: services.bus.state.max_payload,
             layout=layout,
             on_ack=_ignored if parts.follower is None else parts.follower.acked,
-        )
-        if parts.follower is not None:
-            parts.follower.publishing = parts.loop
-        else:
-            await self._recall_own(parts)
-        parts.publishing = tasks.create_task(parts.loop.run())
-        await asyncio.to_thread(
-            self.services.capturing.add,
-            self.config,
-            parts.map,
-            parts.lane,
-            self._caught_up,
         )
 
     async def _recall_own(self, parts: _Parts) -> None:
@@ -376,11 +398,7 @@ class MapWorker:
         """Take a snapshot now; raises why not."""
         taker = self._parts.taker
         if taker is None:
-            raise SnapshotRefusedError(
-                f"map {self.config.name}: no snapshot, the map "
-                + ("is not open yet" if self.config.role.applies else "is only published here"),
-                hint="ask a node that applies the map",
-            )
+            raise self._no_snapshot()
         manifest = await taker.take_now()
         return {
             "map": self.config.name,
@@ -389,6 +407,17 @@ class MapWorker:
             "parts": len(manifest.parts),
             "seconds": round(taker.counters.seconds, 3),
         }
+
+    def _no_snapshot(self) -> SnapshotRefusedError:
+        reason, hint = "the map is not open yet", "ask a node that applies the map"
+        if not self.config.role.applies:
+            reason = "the map is only published here"
+        elif self.services.dry_run:
+            reason = "this is a dry run"
+        elif self.config.conflict is not ConflictPolicy.STREAM:
+            reason = f"policy {self.config.conflict} folds the log from its beginning"
+            hint = "keep the whole log of such a map"
+        return SnapshotRefusedError(f"map {self.config.name}: no snapshot, {reason}", hint=hint)
 
     def report_losses(self) -> None:
         """Warn when changes were lost since the last call, and have that mended.
@@ -415,11 +444,29 @@ class MapWorker:
         if self._plan.look(time.monotonic(), losses.total, repairs):
             capturing.repair(name)
 
+    def view(self) -> MapView | None:
+        """The map for those who look into it beside replication, while it is open."""
+        parts, target = self._parts, self._parts.target
+        if self.state not in (MapState.RUNNING, MapState.JOINING):
+            return None
+        follower = parts.follower
+        return MapView(
+            parts.map,
+            parts.lane,
+            self.config.role,
+            sequence=self.position,
+            level=lambda: follower is None or follower.level(),
+            counted=parts.counted,
+            layout="" if parts.layout is None else f", layout {fingerprint(parts.layout):016x}",
+            gate=None if target is None else target.gate,
+            joined=self.state == MapState.RUNNING,
+        )
+
     def sync(self) -> Sync:
         """Whether the map holds what the stream says; to be asked again and again."""
         parts, now = self._parts, time.monotonic()
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
-        ready = ready and not parts.fitter.parked
+        ready = ready and not parts.fitter.parked and not is_halted(parts.target)
         if parts.target is None or parts.follower is None:
             return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
         counters = parts.target.counters
@@ -462,12 +509,14 @@ class MapWorker:
             answer["outbox"] = asdict(parts.lane.outbox.statistics())
             answer["published"] = asdict(parts.loop.counters)
             answer["trouble"] = parts.loop.trouble
-        if parts.follower is not None and parts.taker is not None:
+        if parts.follower is not None:
             answer["stream"] = asdict(parts.follower.counters)
             answer["trouble"] = answer.get("trouble") or parts.follower.trouble
             answer["joined"] = asdict(parts.follower.joined)
+        if parts.taker is not None:
             answer["snapshots"] = asdict(parts.taker.counters)
         if parts.target is not None:
+            answer |= halt_status(parts.target)
             answer["apply"] = asdict(parts.target.counters) | {
                 "mapped": parts.fitter.mapped,
                 "parked": parts.fitter.parked_changes,

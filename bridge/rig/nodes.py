@@ -70,6 +70,7 @@ class NodeProcess:
         replicas: int = 1,
         more: str = "",
         before: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.map_name = maps[0].name
@@ -89,7 +90,7 @@ class NodeProcess:
         command += ["run", "-c", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, "--json"],
+                [*command, "--json", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -102,6 +102,14 @@ def cluster_filter(cluster: str) -> str:
     return f"{ROOT}.{check_token('cluster', cluster)}.delta.*.*"
 
 
+def control_subject(cluster: str, node: str = "", verb: str = "") -> str:
+    """Where questions go: to one node, by what is asked for; without a node, to all."""
+    subject = f"{ROOT}.{check_token('cluster', cluster)}.ctl"
+    if not node:
+        return subject
+    return f"{subject}.{check_token('node', node)}.{verb or '*'}"
+
+
 @functools.lru_cache(_REMEMBERED_MAX)
 def parse_subject(subject: str) -> DeltaSubject:
     """What ``subject`` names; raises ``SubjectError``."""

@@ -4,35 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.core.overlaps import Overlaps
-from bridge.core.rejoin import Rejoin
-from bridge.core.replica import Replica
-from bridge.core.touches import Touches
-from tests.simulation.__main__ import wrong_in
+from tests.simulation.__main__ import failing, wrong_in
+from tests.simulation.rules import RULES
 
 SEEDS = 503
-
-
-def failing(seeds: int) -> list[int]:
-    return [seed for seed in range(seeds) if wrong_in(seed)[1]]
+SEEDS_WITHOUT = 20_011  # at most: one seed that finds it is enough
+JOBS = 2
 
 
 def test_all_maps_equal_the_fold() -> None:
-    assert failing(SEEDS) == []
+    assert [seed for seed in range(SEEDS) if wrong_in(seed)[1]] == []
 
 
-@pytest.mark.parametrize(
-    ("owner", "rule", "without"),
-    [
-        (Overlaps, "add", lambda self, keys, entered, left: None),
-        (Touches, "doubts", lambda self, keys, entered: None),
-        (Replica, "_without_pending", lambda self, batch: batch),
-        (Replica, "_observe", lambda self, delta: []),
-        (Rejoin, "finish", lambda self: None),
-    ],
-)
-def test_it_finds_a_missing_rule(
-    monkeypatch: pytest.MonkeyPatch, owner: type, rule: str, without: object
-) -> None:
-    monkeypatch.setattr(owner, rule, without)
-    assert failing(SEEDS)
+@pytest.mark.parametrize("rule", list(RULES))
+def test_it_finds_a_missing_rule(rule: str) -> None:
+    _, found = failing(rule, range(SEEDS_WITHOUT), JOBS, enough=1)
+    assert found

@@ -4,51 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from bridge.model import Delta, DeltaBatch
-from tests.simulation.kernel import ABSENT, CONTEXTS, Kernel, entries, store
-from tests.simulation.node import KEYS, Message, Node
+from bridge.model import ConflictPolicy
+from tests.simulation.kernel import ABSENT, CONTEXTS, Kernel, entries
+from tests.simulation.log import Log
+from tests.simulation.node import KEYS, Node
+from tests.simulation.profile import Profile
 
-ROUNDS_MAX = 400
+ROUNDS_MAX = 60
 OWN_KEY = 0
+MESSAGES_MAX = 5_000  # far more than programs write in a walk
+TOUCHES_MAX = 64  # own writes that a bridge may have to remember at a time, in a walk
 
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """What may happen in a run; chosen by its seed."""
-
-    nodes: int
-    contexts: tuple[int, ...]
-    ring_rows_max: int
-    crashes: bool
-    reboots: bool
-    away: bool
-    publishes_only: bool
-    saves: bool  # positions: a map that lived on is told from an empty one
-    keeps: bool  # the first node alone writes ``OWN_KEY``, and must never lose what it wrote last
-
-    @staticmethod
-    def choose(rng: random.Random) -> Profile:
-        alone = rng.random() < 0.15
-        crashes = not alone and rng.random() < 0.3
-        ring_rows_max = 2 if not alone and rng.random() < 0.25 else 1 << 20
-        contexts = rng.choice(((0,), (0, 2), (0, 1), (0, 1, 2)))
-        reboots = crashes and rng.random() < 0.5
-        saves = not alone and rng.random() < 0.7
-        # Without races inside the node, losses or reboots nothing that it alone writes may go.
-        keeps = contexts == (0,) and ring_rows_max > 2 and not reboots and (saves or not crashes)
-        return Profile(
-            nodes=1 if alone else rng.choice((2, 2, 3, 3, 4, 7)),
-            contexts=contexts,
-            ring_rows_max=ring_rows_max,
-            crashes=crashes,
-            reboots=reboots,
-            away=rng.random() < 0.4,
-            publishes_only=alone,
-            saves=saves,
-            keeps=keeps,
-        )
+Step = Callable[[Node], bool]
 
 
 class World:
@@ -62,150 +30,219 @@ class World:
         self.incarnations = 0
         self.quiet = False
         self.trace = trace
-        self.log: list[Delta] = []
-        self.numbers: dict[tuple[str, int], int] = {}  # last message of each node's incarnation
-        ring = self.profile.ring_rows_max
-        self.nodes = [
-            Node(f"n{i}", Kernel(ring), self.profile.publishes_only)
-            for i in range(self.profile.nodes)
-        ]
+        self.replaced = False
+        self.peak = 0
+        self.log = Log()
+        self.nodes = [self._node(i) for i in range(self.profile.nodes)]
         for node in self.nodes:
-            self.restart(node)
+            self.start(node)
+
+    def _node(self, number: int) -> Node:
+        profile = self.profile
+        kernel = Kernel(
+            profile.ring_rows_max,
+            self.rng,
+            ahead=self.rng.randrange(1 << 20),
+            records=not profile.in_place[number],
+            room=profile.room[number],
+            lru=profile.lru,
+        )
+        adds_up = profile.policy is ConflictPolicy.SUM and number == 0
+        publishes_only = profile.publishes_only and not adds_up
+        return Node(
+            f"n{number}",
+            kernel,
+            self.log,
+            publishes_only,
+            policy=profile.policy,
+            applies_only=adds_up,
+        )
 
     def run(self) -> list[str]:
-        steps = self._steps()
-        weights = [weight * self.rng.choice((0.1, 0.5, 1, 2)) for _, weight in steps]
-        actions = [action for action, _ in steps]
-        count = self.rng.randint(60, 260) * len(self.nodes)
-        for action in self.rng.choices(actions, weights, k=count):
-            self._do(action, self.rng.choice(self.nodes))
+        for _ in range(self.rng.randint(1, 4)):
+            self._phase()
         self.quiet = True
         for node in self.nodes:
             node.connected = True
-        rest = [action for action, _ in steps if action not in (self.begin, self.crash, self.cut)]
+        rest = [action for action, _ in self._steps() if action != self.begin]
         for _ in range(ROUNDS_MAX):
             did = [self._do(action, node) for node in self.nodes for action in rest * 3]
             if not any(did):
                 return self.check()
         return ["no rest is reached"]
 
-    def _steps(self) -> list[tuple[Callable[[Node], bool], float]]:
-        steps: list[tuple[Callable[[Node], bool], float]] = [
+    def _phase(self) -> None:
+        """Some time in which each part is as fast or slow as it is; programs may rest meanwhile."""
+        steps = self._steps() + self._faults()
+        weights = [weight * self.rng.choice((0.1, 0.5, 1, 2)) for _, weight in steps]
+        if self.rng.random() < 0.3:
+            weights[0] = 0.0
+        actions = [action for action, _ in steps]
+        count = self.rng.randint(40, 120) * len(self.nodes)
+        for action in self.rng.choices(actions, weights, k=count):
+            self._do(action, self.rng.choice(self.nodes))
+
+    def _steps(self) -> list[tuple[Step, float]]:
+        steps: list[tuple[Step, float]] = [
             (self.begin, 2),
             (self.advance, 5),
-            (lambda node: node.settle(self.now), 1),
-            (lambda node: node.drain(self.now), 2),
-            (self.send, 2),
-            (self.stored, 2),
-            (lambda node: node.judge(self.log, self.rng.randint(1, 3)), 2),
-            (lambda node: node.land(self.now), 4),
-            (lambda node: node.rejoin(self.log), 2),
-            (lambda node: node.sweep(self.now, self.log), 3),
-            (lambda node: node.reread(self.now), 2),
+            (self.start, 0.5),
+            (self._up(lambda node: node.settle(self.time(node))), 1),
+            (self._up(lambda node: node.drain(self.time(node))), 2),
+            (self._up(self.send), 2),
+            (lambda _: self.log.store(self.rng, leaders_change=self.leaders_change), 2),
+            (self._up(self.settle), 2),
+            (self._up(self.judge), 2),
+            (self._up(lambda node: node.land(self.time(node))), 4),
+            (self._up(lambda node: node.rejoin(self.time(node))), 2),
+            (self._up(lambda node: node.retry(self.time(node))), 1),
+            (self._up(lambda node: node.sweep(self.time(node), quiet=self.quiet)), 3),
+            (self._up(lambda node: node.reread(self.time(node))), 2),
         ]
-        if self.profile.crashes:
-            steps.append((self.crash, 0.05))
+        if self.profile.leaders_change:
+            steps.append((lambda _: self.log.catch_up(), 0.2))
         if self.profile.saves:
-            steps.append((Node.save, 0.5))
-        if self.profile.away:
-            steps.append((self.cut, 0.2))
+            steps.append((self._up(Node.save), 2))
         return steps
 
-    def _do(self, action: Callable[[Node], bool], node: Node) -> bool:
+    def _faults(self) -> list[tuple[Step, float]]:
+        faults: list[tuple[Step, float]] = []
+        if self.profile.crashes:
+            faults.append((self._up(self.crash), 0.5))
+        if self.profile.away:
+            faults.append((self.cut, 0.2))
+        if self.profile.replaced:
+            faults.append((self.replace_log, 0.02))
+        if self.profile.jumps:
+            faults.append((self.jump, 0.1))
+        return faults
+
+    @staticmethod
+    def _up(action: Step) -> Step:
+        return lambda node: node.up and action(node)
+
+    @property
+    def leaders_change(self) -> bool:
+        return self.profile.leaders_change and not self.quiet
+
+    def time(self, node: Node) -> int:
+        """The node's own clock; those of two nodes have nothing in common."""
+        return self.now + node.kernel.ahead
+
+    def _do(self, action: Step, node: Node) -> bool:
         self.now += 1
         before = len(self.log)
         did = action(node)
+        if len(self.log) > MESSAGES_MAX:
+            raise RuntimeError(f"{len(self.log)} messages: somebody echoes")
+        if node.up:
+            self.peak = max(self.peak, len(node.replica._touches._list))
         if self.trace and did:
             print(self.now, node.name, getattr(action, "__name__", ""), node.kernel.map)
-            for delta in self.log[before:]:
+            for delta in self.log.messages[before:]:
                 print("   stream", delta.origin.node, entries(delta.batch))
         return did
 
     def begin(self, node: Node) -> bool:
+        if node.applies_only:
+            return False
         self.values += 1
         value = ABSENT if self.rng.random() < 0.3 else self.values
         context = self.rng.choice(self.profile.contexts)
         key = self.rng.randrange(KEYS)
         if self.profile.keeps and key == OWN_KEY and node is not self.nodes[0]:
             return False
-        return node.kernel.begin(context, key, value, self.now)
+        return node.kernel.begin(context, key, value, self.time(node))
 
     def advance(self, node: Node) -> bool:
         contexts = range(len(CONTEXTS))
         if self.quiet:
-            did = [node.kernel.step(context, self.now) for context in contexts]
+            did = [node.kernel.step(context, self.time(node)) for context in contexts]
             return any(did)
-        return node.kernel.step(self.rng.choice(contexts), self.now)
+        return node.kernel.step(self.rng.choice(contexts), self.time(node))
 
     def send(self, node: Node) -> bool:
-        if not node.connected or node.sending is not None or not node.queue:
-            return False
-        whole = DeltaBatch.concatenate(node.queue)
-        count = self.rng.randint(1, len(whole))
-        batch = whole.take(slice(0, count))
-        node.queue = [whole.take(slice(count, None))] if count < len(whole) else []
-        delta = Delta(node.replica.origin, node.sent + 1, batch)
-        node.sent += len(batch)
-        node.sending = Message(delta, delta.last_sequence)
-        return True
+        return node.connected and node.publisher.send(self.log, self.rng)
 
-    def stored(self, node: Node) -> bool:
-        """The message arrives, perhaps twice, or its answer is lost and it is sent again."""
-        message = node.sending
-        if message is None or not node.connected:
-            return False
-        known = self.numbers.get((node.name, node.incarnation), 0)
-        if message.number > known:
-            self.log.append(message.delta)
-            self.numbers[node.name, node.incarnation] = message.number
-            if not self.quiet and self.rng.random() < 0.05:
-                self.log.append(message.delta)  # delivered twice
-        if self.quiet or self.rng.random() < 0.8:
-            node.sending = None
-        return True
+    def settle(self, node: Node) -> bool:
+        return node.connected and node.publisher.settle(self.log, self.rng, patient=self.quiet)
+
+    def judge(self, node: Node) -> bool:
+        return node.judge(self.rng.randint(1, 3), self.time(node))
 
     def cut(self, node: Node) -> bool:
         node.connected = not node.connected
         return True
 
+    def jump(self, node: Node) -> bool:
+        node.kernel.ahead += self.rng.choice((7, 1_009, 1 << 33))
+        return True
+
     def crash(self, node: Node) -> bool:
         if self.profile.keeps and node.saved is None:
             return False  # until its first position is saved a map is loaded, not rejoined
-        if node.sending is not None and self.rng.random() < 0.5:
-            self.log.append(node.sending.delta)  # under way when its sender died
-        node.doubtful_crashes += node.replica.dirty_keys > 0
+        node.crash()
+        under_way = [a for a in self.log.wire if a.delta.origin.node == node.name]
+        for attempt in under_way:
+            # What a dead bridge had under way may be stored at any time, or never.
+            if self.profile.keeps or self.rng.random() < 0.3:
+                self.log.wire.remove(attempt)
         if self.profile.reboots:
             node.kernel.reboot()
             node.saved = None
-        self.restart(node)
         return True
 
-    def restart(self, node: Node) -> None:
+    def start(self, node: Node) -> bool:
+        if node.up:
+            return False
         self.incarnations += 1
-        node.start(self.now, self.incarnations)
+        return node.start(self.time(node), self.incarnations)
 
-    def fold(self) -> dict[int, int]:
-        state: dict[int, int] = {}
-        seen: dict[tuple[str, int], int] = {}
-        for delta in self.log:
-            origin = (delta.origin.node, delta.origin.incarnation)
-            if delta.last_sequence > seen.get(origin, 0):
-                seen[origin] = delta.last_sequence
-                for key, value in entries(delta.batch):
-                    store(state, key, value)
-        return state
+    def replace_log(self, _: Node) -> bool:
+        """The nodes notice at once: the log's id is another, or it ends before what they had."""
+        if self.rng.random() < 0.5:
+            self.log.recreate()
+        else:
+            self.log.cut(min(self.rng.randint(1, 3), len(self.log)))
+        self.replaced = True
+        for node in self.nodes:
+            if node.up:
+                node.crash()
+            if node.saved is not None and node.saved > (self.log.generation, len(self.log)):
+                node.saved = None
+        return True
 
     def check(self) -> list[str]:
-        wrong, fold = [], self.fold()
+        wrong, fold = [], self.log.fold(self.profile.policy)
         first = self.nodes[0].kernel
-        if self.profile.keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):
+        keeps = self.profile.keeps and not self.nodes[0].doubtful_crashes
+        if keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):
             wrong.append(f"own key: {first.map.get(OWN_KEY)}, last written {first.last}")
         for node in self.nodes:
-            if node.kernel.map != fold:
+            if self.profile.policy is ConflictPolicy.SUM and node.publishes_only:
+                fold = self.log.parts.get(node.name, {})
+            elif self.profile.policy is ConflictPolicy.SUM:
+                fold = self.log.sums
+            if not _holds(node, fold):
                 wrong.append(f"{node.name}: map {node.kernel.map}, stream {fold}")
-            if node.stale and not node.doubtful_crashes:
+            if node.stale and not node.doubtful_crashes and not self.replaced:
                 wrong.append(f"{node.name}: published {node.stale} changes of others as its own")
-            left = (node.replica.pending_rows, node.replica.dirty_keys, len(node.queue))
+            replica, queued = node.replica, node.publisher.waiting
+            left = (replica.pending_rows, replica.dirty_keys, queued)
             if any(left):
                 wrong.append(f"{node.name}: pending, dirty, queued left over: {left}")
+        if self.peak > TOUCHES_MAX:
+            wrong.append(f"{self.peak} own writes were remembered at a time")
         return wrong
+
+
+def _holds(node: Node, fold: dict[int, int]) -> bool:
+    """The map equals the fold, but for what it had no room for."""
+    held = node.kernel.map
+    if node.kernel.lru:
+        return all(fold.get(key) == value for key, value in held.items())
+    refused = node.replica._full.keys
+    missing = set() if refused is None else set(refused[:, 0].tolist())
+    return not missing & held.keys() and held == {
+        key: value for key, value in fold.items() if key not in missing
+    }

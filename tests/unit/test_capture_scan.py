@@ -14,11 +14,12 @@ from bridge.capture.scan import REPAIR_POLL_SECONDS, ScannedSource, SweepSource
 from bridge.capture.source import Losses
 from bridge.core import fingerprints
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError
 from bridge.kernel.maptypes import MapType
 from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op, Origin
-from bridge.node.lane import Lane
+from bridge.node.lane import PLAIN, Lane
 
 INFO = MapInfo(1, "m", 1, 1, 1, 16)
 
@@ -145,11 +146,11 @@ def test_a_change_recorded_during_the_comparison_is_not_followed_by_an_older_val
     assert [value for key, value in published if key == 1] == [9]
 
 
-def lane() -> Lane:
+def lane(identity: Identity = PLAIN) -> Lane:
     replica = Replica(
         Origin("c", "m", "n", 1), publishes=True, applies=True, fingerprints=Fingerprints(1)
     )
-    return Lane(replica, Outbox(1, 1))
+    return Lane(replica, Outbox(1, 1), identity)
 
 
 def test_sweeps_publish_what_is_new_and_what_is_gone() -> None:
@@ -264,7 +265,7 @@ def test_keys_in_doubt_are_read_again_where_nothing_is_applied() -> None:
 
 @pytest.mark.parametrize("map_type", [MapType.HASH, MapType.LRU_HASH])
 def test_an_entry_that_the_kernel_may_have_dropped_is_not_deleted(map_type: MapType) -> None:
-    entries, way = Entries(), lane()
+    entries, way = Entries(), lane(Identity(evicts=map_type is MapType.LRU_HASH))
     entries.info = replace(INFO, type=map_type)
     source = ScannedSource(Ring(change(7)), entries, ready=lambda: True, comparison=way)
     found = published(source, way, 11)

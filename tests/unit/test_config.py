@@ -128,6 +128,18 @@ def test_a_map_inherits_what_it_does_not_override() -> None:
     assert (nat.sweep_seconds, nat.ring_bytes) == (0.01, 4 << 20)
 
 
+def test_a_guard_counts_shares_in_a_window() -> None:
+    text = '[node]\nname = "a"\n[[maps]]\nname = "m"\npin = "/p"\n'
+    guard = parse(text + 'guard = { deletes = "50%", window = "3s" }').maps[0].guard
+    assert (guard.deletes, guard.changes, guard.window_seconds) == (0.5, None, 3.0)
+    assert parse(text).maps[0].guard.deletes is None
+    found = problems_of(text + 'guard = { deletes = 0.5, change = "200%" }')
+    assert [line.split(":")[0] for line in found] == [
+        "maps[0].guard.change",
+        "maps[0].guard.deletes",
+    ]
+
+
 def test_defaults() -> None:
     config = parse('[node]\nname = "a"')
     assert config.node.cluster == "default"
@@ -357,11 +369,13 @@ def test_the_sample_is_valid_and_shows_every_key() -> None:
             "map",
             "id",
             "role",
+            "conflict",
             "emit",
             "emit_losses",
             "sweep",
             "ignore",
             "ring",
+            "guard",
         ):
             assert f"\n{key} = " in shown or f"\n#{key} = " in shown, f"{table}.{key}"
 

@@ -89,3 +89,10 @@ async def test_an_anchor_that_was_forgotten_says_nothing_against_a_snapshot() ->
     world = World()
     await world.snapshots.seal(replace(world.manifest(7), anchor=Anchor(2, 5)))
     assert (await world.chooser.choose(plan, 0)).plan.way is Way.LOAD
+
+
+async def test_a_map_that_needs_the_log_itself_goes_on_with_what_is_left() -> None:
+    world = World()
+    await world.snapshots.seal(world.manifest(7))
+    choice = await replace(world.chooser, loads=False).choose(plan, 0)
+    assert (choice.plan.way, choice.plan.after, choice.unmended) == (Way.AWAIT, 4, True)

@@ -1,0 +1,262 @@
+"""Rules of the core and of its owner, each with a way to take it away.
+
+Without any one of them the simulation must fail: that is the proof that it can find the fault. A
+mutation replaces attributes, of the production core wherever the rule lives there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from unittest import mock
+
+from bridge.core.origins import Admission, OriginTracker
+from bridge.core.overlaps import Overlaps
+from bridge.core.pending import Pending
+from bridge.core.policies import PolicyFold
+from bridge.core.rejoin import Rejoin
+from bridge.core.replica import Replica, Verdict
+from bridge.core.touches import FOREVER, Touches
+from bridge.model import ConflictPolicy, Delta, DeltaBatch, Op
+from tests.simulation.node import Node
+from tests.simulation.profile import Profile
+
+Patch = tuple[type, str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """``without``: the rule that is taken away, in words. ``where``: walks that it matters in."""
+
+    without: str
+    patches: tuple[Patch, ...]
+    where: Callable[[Profile], bool] = lambda profile: True
+
+    def concerns(self, seed: int) -> bool:
+        return self.where(Profile.choose(random.Random(seed)))
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for owner, name, value in self.patches:
+                stack.enter_context(mock.patch.object(owner, name, value))
+            yield
+
+
+_doubts = Replica._doubts
+_observe = Replica._observe
+_judge = Replica.judge
+_touch_doubts = Touches.doubts
+_note = Rejoin.note
+_refuse = Replica.refuse
+_land = Node.land
+
+
+def _by_exit_time(self: Replica, batch: DeltaBatch) -> object:
+    return _doubts(self, replace(batch, entered=batch.left))
+
+
+def _first_own_message(self: Replica, delta: object) -> object:
+    again = _observe(self, delta)  # type: ignore[arg-type]
+    self._pending.clear()
+    self._pending_keys = None
+    return again
+
+
+def _not_written_back(self: Replica, delta: object) -> object:
+    _observe(self, delta)  # type: ignore[arg-type]
+    return []
+
+
+def _own_by_node(self: Replica, deltas: list[Delta], sequences: Sequence[int] = ()) -> Verdict:
+    own = self.origin
+    taken = [replace(d, origin=own) if d.origin.node == own.node else d for d in deltas]
+    return _judge(self, taken, sequences)
+
+
+def _only_finished(self: Touches, keys: object, entered: object) -> object:
+    unfinished = [touch for touch in self._list if touch.end == FOREVER]
+    self._list = [touch for touch in self._list if touch.end != FOREVER]
+    found = _touch_doubts(self, keys, entered)  # type: ignore[arg-type]
+    self._list += unfinished
+    return found
+
+
+def _refused_and_known(self: Replica, batch: DeltaBatch, *, full: bool) -> None:
+    with mock.patch.object(self, "_fingerprints", None):
+        _refuse(self, batch, full=full)
+
+
+def _forget_everything(self: Replica, watermark: int) -> None:
+    self._touches.forget(FOREVER - 1)
+
+
+def _forget_during_a_scan(self: Replica, watermark: int) -> None:
+    self._touches.forget(min(watermark, self._drained))
+
+
+def _forget_undrained(self: Replica, watermark: int) -> None:
+    self._drained = FOREVER
+    self._touches.forget(max((t.end for t in self._touches._list if t.end < FOREVER), default=0))
+
+
+def _anybody(self: PolicyFold, node: str, said: DeltaBatch, rows: object) -> object:
+    return said.ops == Op.UPDATE, said.values.copy()
+
+
+def _last_part(
+    self: PolicyFold, parts: object, node: str, said: DeltaBatch, rows: object
+) -> object:
+    return _anybody(self, node, said, rows)
+
+
+def _captures_echo(self: Node, now: int) -> bool:
+    landing = self.landing
+    done = _land(self, now)
+    if landing is not None and self.landing is None and landing.verdict.writes is not None:
+        self.kernel.ring.append(landing.verdict.writes)
+    return done
+
+
+RULES: dict[str, Mutation] = {
+    "1 overlaps the bridge": Mutation(
+        "a change that overlaps a write of the bridge is in doubt",
+        ((Touches, "doubts", lambda self, keys, entered: None),),
+    ),
+    "1 overlaps an own change": Mutation(
+        "a change that overlaps an own one is in doubt",
+        ((Overlaps, "add", lambda self, keys, entered, left: None),),
+    ),
+    "1 entry time": Mutation(
+        "it is the begin of a change that counts, not its end",
+        ((Replica, "_doubts", _by_exit_time),),
+    ),
+    "2 pending keys": Mutation(
+        "changes of others on keys with an unobserved own change are skipped",
+        ((Replica, "_without_pending", lambda self, batch: batch),),
+    ),
+    "2 newest own message": Mutation(
+        "a key is pending until its newest own message has come back",
+        ((Replica, "_observe", _first_own_message),),
+    ),
+    "2 cut messages": Mutation(
+        "a message may end inside of a capture",
+        ((Pending, "behind", lambda self, sequence: self),),
+    ),
+    "2 written back": Mutation(
+        "a key in doubt gets its own message's value when that comes back",
+        ((Replica, "_observe", _not_written_back),),
+    ),
+    "2 incarnations": Mutation(
+        "messages of one's earlier instances are those of somebody else",
+        ((Replica, "judge", _own_by_node),),
+    ),
+    "2 before the first write": Mutation(
+        "a write of the bridge counts from before it begins",
+        ((Touches, "doubts", _only_finished),),
+    ),
+    "2 seen before": Mutation(
+        "a message that is stored twice counts once",
+        ((OriginTracker, "admit", lambda self, delta: Admission(0, 0)),),
+        where=lambda profile: profile.leaders_change and profile.nodes > 2,
+    ),
+    "2 echo": Mutation(
+        "what the bridge writes is not captured",
+        ((Node, "land", _captures_echo),),
+    ),
+    "3 end of a write": Mutation(
+        "a write of the bridge lasts until after its system call",
+        ((Node, "landed_at", lambda self, landing, now: landing.began),),
+    ),
+    "3 refused writes": Mutation(
+        "what a full map refused is kept and tried again",
+        ((Replica, "refuse", lambda self, batch, full: None),),
+    ),
+    "3 refused, not deleted": Mutation(
+        "what a full map refused is not taken for deleted by a scan",
+        ((Replica, "refuse", _refused_and_known),),
+    ),
+    "4 watermark": Mutation(
+        "writes of the bridge are remembered until older changes have arrived",
+        ((Replica, "forget", _forget_everything),),
+    ),
+    "4 undrained": Mutation(
+        "writes of the bridge are remembered while records wait in the ring",
+        ((Replica, "forget", _forget_undrained),),
+    ),
+    "5 open scan": Mutation(
+        "writes of the bridge are remembered while a scan is open",
+        ((Replica, "forget", _forget_during_a_scan),),
+    ),
+    "5 own writes of the bridge": Mutation(
+        "a scan leaves out what the bridge wrote meanwhile",
+        ((Touches, "since", lambda self, began, others=None: None),),
+    ),
+    "5 keys in doubt": Mutation(
+        "a scan leaves out keys in doubt and those that changed meanwhile",
+        ((Replica, "_unsure", lambda self, began: None),),
+    ),
+    "5 losses": Mutation(
+        "after a loss the whole map is compared",
+        ((Node, "lost_more", lambda self: False),),
+        where=lambda profile: profile.ring_rows_max == 2,
+    ),
+    "5 evictions": Mutation(
+        "a key that an LRU map lacks was not deleted",
+        ((Node, "sees_deletes", lambda self: True),),
+        where=lambda profile: profile.lru,
+    ),
+    "5 fold": Mutation(
+        "a scan is compared with the stream, foreign changes included",
+        ((Replica, "_begin", lambda self, writes: writes and self._touches.begin(writes.keys)),),
+    ),
+    "6 attaching": Mutation(
+        "nothing is judged or scanned while operations older than the probes go on",
+        ((Node, "older_go_on", lambda self: False), (Replica, "attached", lambda self: None)),
+        where=lambda profile: profile.crashes,
+    ),
+    "8 a map that lived on": Mutation(
+        "the history is not written over a map that lived on",
+        (
+            (Replica, "rejoin", lambda self, saved: None),
+            (Replica, "rejoined", lambda self: Verdict(None, None, 0, 0, 0, 0)),
+        ),
+        where=lambda profile: profile.crashes and profile.keeps,
+    ),
+    "8 last change": Mutation(
+        "only keys whose last change is by others take the stream's value",
+        (
+            (
+                Rejoin,
+                "note",
+                lambda self, sequence, batch, foreign: _note(self, sequence, batch, foreign=True),
+            ),
+        ),
+        where=lambda profile: profile.crashes and profile.keeps,
+    ),
+    "8 what others changed": Mutation(
+        "a map that lived on takes what others changed meanwhile",
+        ((Rejoin, "finish", lambda self: None),),
+        where=lambda profile: profile.crashes and profile.saves,
+    ),
+    "policy: own changes that lost": Mutation(
+        "what a policy made of an own change is written where it is something else",
+        ((Replica, "_settled", lambda self, folded, again: again),),
+    ),
+    "policy: parts": Mutation(
+        "the parts of all nodes are added up",
+        ((PolicyFold, "_summed", _last_part),),
+        where=lambda profile: profile.policy == ConflictPolicy.SUM,
+    ),
+    "policy: owners": Mutation(
+        "a change by another node than the key's owner is void",
+        ((PolicyFold, "_owned", _anybody),),
+    ),
+    "8 applied position": Mutation(
+        "the position that is saved is that of finished writes",
+        ((Node, "position", lambda self: self.read),),
+        where=lambda profile: profile.crashes and profile.saves,
+    ),
+}
