@@ -9,8 +9,8 @@
  *                          system call's programs then leave updates and deletes to them
  *   MB_WITH_SYSCALL        kprobe and kretprobe on the system call bpf(2)
  *   MB_WITH_TRACEPOINTS    the same two programs on syscalls:sys_{enter,exit}_bpf
- *   MB_WITH_BLINDNESS      raw tracepoints on irq:softirq_{entry,exit} (MB_AT_PROG_ACTIVE and
- *                          MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables)
+ *   MB_WITH_BLINDNESS      raw tracepoints on irq:softirq_{entry,exit} and sched:sched_switch
+ *                          (MB_AT_PROG_ACTIVE and MB_AT_PER_CPU_OFFSET: addresses of the kernel's variables)
  *   MB_WITH_PERF           records go through perf buffers, one per map and CPU, not ring buffers
  *   MB_AT_<STRUCT>_<FIELD> byte offsets in kernel structs, out of the kernel's own BTF
  *   MB_SLOTS, MB_CPUS      how many maps can be watched at once; how many CPUs there may be

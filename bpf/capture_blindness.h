@@ -3,9 +3,11 @@
  * Part of capture.bpf.c: counts the operations that the function part cannot see.
  *
  * While a CPU works on a map for bpf(2), the kernel skips programs on kprobes there, and so in the
- * softirqs that interrupt that work. The kprobe itself is hit all the same, and the kernel counts
- * its hits per CPU. So: hits during a softirq that began inside such work are operations that
- * nobody saw. Raw tracepoints are not subject to the guard.
+ * softirqs that interrupt that work, and in other tasks where the kernel preempts one in the midst
+ * of it. The kprobe itself is hit all the same, and the kernel counts its hits per CPU. So: hits
+ * during a softirq that began inside such work, or while another task runs, are operations that
+ * nobody saw. Raw tracepoints are not subject to the guard. What a softirq did while another task
+ * ran counts twice: more can be counted than went unseen.
  */
 #ifndef MAPBRIDGE_CAPTURE_BLINDNESS_H
 #define MAPBRIDGE_CAPTURE_BLINDNESS_H
@@ -25,10 +27,12 @@ BPF_F_TABLE("array", u32, u64, blind, HIT_COUNTERS, BPF_F_MMAPABLE);
 
 #define UNCOUNTED 0xffffffffffffffffULL
 struct hits {
-	u64 of[HIT_COUNTERS]; /* UNCOUNTED: nobody knew where when the softirq began */
-	u64 counting;         /* 0: this softirq is not blind */
+	u64 of[HIT_COUNTERS]; /* UNCOUNTED: nobody knew where when the counting began */
+	u64 counting;
+	u64 holder; /* of those between switches: the task that was preempted inside bpf(2) */
 };
-BPF_PERCPU_ARRAY(hits_before, struct hits, 1);
+BPF_PERCPU_ARRAY(hits_in_softirq, struct hits, 1);
+BPF_PERCPU_ARRAY(hits_in_task, struct hits, 1);
 
 static __always_inline u64 hits_of(u32 index, u64 base)
 {
@@ -70,35 +74,25 @@ int learn_hit_counters(void *ctx)
 	return 0;
 }
 
-int on_softirq_entry(void *ctx)
+static __always_inline u32 prog_active(u64 base)
 {
-	u64 base = base_of(bpf_get_smp_processor_id());
-	u32 active = 0, zero = 0;
-	struct hits *before;
+	u32 active = 0;
 
 	READ_KERNEL(active, base + MB_AT_PROG_ACTIVE);
-	if (!active)
-		return 0;
-	before = hits_before.lookup(&zero);
-	if (!before)
-		return 0;
+	return active;
+}
+
+static __always_inline void begin_counting(struct hits *before, u64 base)
+{
 #pragma unroll
 	for (u32 i = 0; i < HIT_COUNTERS; i++)
 		before->of[i] = hits_of(i, base);
 	before->counting = 1;
-	return 0;
 }
 
-int on_softirq_exit(void *ctx)
+static __always_inline void end_counting(struct hits *before, u64 base)
 {
-	u32 zero = 0;
-	struct hits *before = hits_before.lookup(&zero);
-	u64 base;
-
-	if (!before || !before->counting)
-		return 0;
 	before->counting = 0;
-	base = base_of(bpf_get_smp_processor_id());
 #pragma unroll
 	for (u32 i = 0; i < HIT_COUNTERS; i++) {
 		u32 index = i;
@@ -110,6 +104,53 @@ int on_softirq_exit(void *ctx)
 		if (hits)
 			__sync_fetch_and_add(count, hits);
 	}
+}
+
+int on_softirq_entry(void *ctx)
+{
+	u64 base = base_of(bpf_get_smp_processor_id());
+	u32 zero = 0;
+	struct hits *before;
+
+	if (!prog_active(base))
+		return 0;
+	before = hits_in_softirq.lookup(&zero);
+	if (before)
+		begin_counting(before, base);
+	return 0;
+}
+
+int on_softirq_exit(void *ctx)
+{
+	u32 zero = 0;
+	struct hits *before = hits_in_softirq.lookup(&zero);
+
+	if (before && before->counting)
+		end_counting(before, base_of(bpf_get_smp_processor_id()));
+	return 0;
+}
+
+/* (preempt, previous task, next task, ...). A task that holds the guard alone sees to itself: what
+ * it writes by bpf(2) is reported at the call's exit. */
+int on_switch(u64 *ctx)
+{
+	u64 base = base_of(bpf_get_smp_processor_id());
+	u32 zero = 0, active;
+	struct hits *before = hits_in_task.lookup(&zero);
+
+	if (!before)
+		return 0;
+	if (before->counting)
+		end_counting(before, base);
+	active = prog_active(base);
+	if (!active) {
+		before->holder = 0;
+		return 0;
+	}
+	if (!before->holder)
+		before->holder = ctx[1];
+	if (active > 1 || ctx[2] != before->holder)
+		begin_counting(before, base);
 	return 0;
 }
 

@@ -77,6 +77,14 @@ class Watched:
             for key, value in zip(keys, values, strict=True)
         }
 
+    def assert_accounted(self, count: int) -> None:
+        """What was not seen was counted as lost; more can be counted than went unseen."""
+        wait_for(lambda: self.count() + self.source.losses().unpaired >= count)
+        assert self.count() <= count
+        assert self.source.losses().total == self.source.losses().unpaired
+        if self.count() == count:
+            assert self.fold() == self.contents()
+
     def assert_whole(self, count: int) -> None:
         """All that was done is reported once, and its fold is the map, byte by byte."""
         assert self.fold() == self.contents()

@@ -159,7 +159,7 @@ class FunctionProbes:
         self._attached.update(one.number for one in fresh)
 
     def blind(self) -> int | None:
-        """Operations that softirqs did unseen; ``None`` where that is not known."""
+        """Operations that softirqs and preempting tasks did unseen; ``None``: not known."""
         counts = self._blindness.read() if self._blindness is not None else None
         return None if counts is None else sum(counts)
 

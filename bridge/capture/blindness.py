@@ -1,7 +1,8 @@
 """Operations that the function probes cannot see, counted. Twin of ``bpf/capture_blindness.h``.
 
-Softirqs that interrupt bpf(2) work on a map are blind: the kernel skips programs on kprobes there
-and says nothing. What it does count are the hits of the kprobes themselves, per CPU.
+Softirqs that interrupt bpf(2) work on a map are blind, and so are tasks that preempt one in the
+midst of it: the kernel skips programs on kprobes there and says nothing. What it does count are the
+hits of the kprobes themselves, per CPU.
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Blindness:
         elif self._memory is None:
             self._programs.attach_raw_tracepoint("softirq_exit", "on_softirq_exit")
             self._programs.attach_raw_tracepoint("softirq_entry", "on_softirq_entry")
+            self._programs.attach_raw_tracepoint("sched_switch", "on_switch")
             blind = self._programs.map_fd("blind")
             self._memory = mmap.mmap(blind, mmap.PAGESIZE, prot=mmap.PROT_READ)
 

@@ -15,7 +15,7 @@ from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
 from bridge.capture.transport import PERF_PAGES_MIN, Transport
 from bridge.kernel.perf import online_cpus
-from tests.capture_kit import Watched, rows, wait_for
+from tests.capture_kit import Watched, rows
 from tests.vm.features import FEATURE, require_feature
 from tests.vm.test_capture_programs import (
     PRIME,
@@ -78,17 +78,13 @@ def test_two_processors(workload: Workload, watch: Watch) -> None:
     Where the kernel may preempt a task inside bpf(2), programs on kprobes are skipped meanwhile: a
     change can then go unseen, but not unnoticed. More can be counted than went unseen.
     """
-    flows, done = watch("flows"), PRIME + 4099
+    flows = watch("flows")
     high = threading.Thread(target=lambda: workload.run("write_high", 4099))
     with running(flows.map.count):
         high.start()
         workload.run("write_flows", PRIME)
         high.join()
-    wait_for(lambda: flows.count() + flows.source.losses().unpaired >= done)
-    assert flows.count() <= done
-    assert flows.source.losses().total == flows.source.losses().unpaired
-    if flows.count() == done:
-        assert flows.fold() == flows.contents()
+    flows.assert_accounted(PRIME + 4099)
 
 
 def on_cpu(cpu: int, work: Callable[[], object]) -> threading.Thread:

@@ -26,6 +26,7 @@ SLOTS = 16
 PRIME = 8191
 PACKET = bytes(64)
 FACTOR = 2_654_435_761
+PREEMPTING_SINCE = (7, 0)  # of Debian's kernels; 6.12 does not, those between were not tried
 
 MAPS = """
 struct key5 { u8 b[5]; };
@@ -250,15 +251,22 @@ def running(work: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-def test_two_processors(workload: Workload, watch: Watch) -> None:
-    """Two programs at one time on one map, while a third thread looks through it by bpf(2)."""
+def test_two_processors(capture: ProbeCapture, workload: Workload, watch: Watch) -> None:
+    """Two programs at one time on one map, while a third thread looks through it by bpf(2).
+
+    Where the kernel preempts that thread in the midst of its call, programs on kprobes are skipped
+    meanwhile: a change can go unseen, but not uncounted.
+    """
     flows = watch("flows")
     high = threading.Thread(target=lambda: workload.run("write_high", 4099))
     with running(flows.map.count):
         high.start()
         workload.run("write_flows", PRIME)
         high.join()
-    flows.assert_whole(PRIME + 4099)
+    if capture.mode is Mode.KPROBE and kernel_version() >= PREEMPTING_SINCE:
+        flows.assert_accounted(PRIME + 4099)
+    else:
+        flows.assert_whole(PRIME + 4099)
 
 
 def test_full_ring_is_counted(workload: Workload, capture: ProbeCapture) -> None:
