@@ -8,7 +8,10 @@ SHELL := /bin/bash
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+UNIT_TESTS := $(PYTEST) -n 2 tests/unit tests/property tests/simulation
+INTEGRATION_TESTS := $(PYTEST) -n 3 --dist loadfile tests/integration
 KERNEL ?= 6.1
+NEW_KERNEL ?= 7.2
 SESSIONS ?= 1009
 SEEDS ?= 500
 ROUNDS ?= 9
@@ -36,11 +39,22 @@ demo-vm: $(READY) ## the same in a virtual machine (KERNEL=6.1, CAPTURE=kprobe, 
 		$(BIN)/mapbridge demo --sessions $(SESSIONS) --capture $(CAPTURE) $(ARGS)
 
 .PHONY: test
-test: lint proto-check test-unit test-integration test-vm ## everything; names what was skipped and why
+test: $(READY) ## everything; names what was skipped and why
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-host test-guests
+
+# Side by side: the guests work while tests on this machine wait, and the other way round.
+.PHONY: test-host
+test-host: lint proto-check
+	$(UNIT_TESTS)
+	$(INTEGRATION_TESTS)
+
+.PHONY: test-guests
+test-guests: test-vm
+	$(BIN)/python -m tests.vm matrix --kernel $(NEW_KERNEL)
 
 .PHONY: test-unit
 test-unit: $(READY) ## unit and property tests, no privileges
-	$(PYTEST) tests/unit tests/property tests/simulation $(ARGS)
+	$(UNIT_TESTS) $(ARGS)
 
 .PHONY: simulate
 simulate: $(READY) ## seeded runs of the core with faults (SEEDS=500)
@@ -52,7 +66,7 @@ chaos: $(READY) ## three nodes, three servers, load and a fault a round (ROUNDS=
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root
-	$(PYTEST) tests/integration $(ARGS)
+	$(INTEGRATION_TESTS) $(ARGS)
 
 .PHONY: test-vm
 test-vm: $(READY) ## the probes on a real kernel in a virtual machine (KERNEL=6.1)
@@ -85,6 +99,10 @@ proto: $(READY) ## generate bridge/wire/*_pb2.py from schemas/
 .PHONY: proto-check
 proto-check: $(READY) ## fail when the generated files are not what schemas/ gives
 	$(BIN)/python schemas/generate.py --check
+
+.PHONY: metrics-page
+metrics-page: $(READY) ## write docs/metrics.md out of the table of metrics
+	$(BIN)/python -m bridge.health.page docs/metrics.md
 
 .PHONY: wheel
 wheel: $(READY) ## build dist/*.whl

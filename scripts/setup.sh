@@ -59,9 +59,10 @@ wanted_packages() {
         arm64) qemu=qemu-system-arm ;;
         *) qemu=qemu-system-misc ;;
     esac
+    # libbpf-tools: programs of others, whose maps the tests of layouts read.
     echo python3 python3-venv python3-bpfcc clang llvm "$(first_of bpftool linux-tools-generic)" \
-        libbpf-dev "$headers" gcc libc6-dev make iproute2 "$qemu" busybox-static kmod \
-        util-linux ca-certificates
+        libbpf-dev libbpf-tools "$headers" gcc libc6-dev make iproute2 "$qemu" busybox-static \
+        kmod util-linux ca-certificates
 }
 
 install_packages() {

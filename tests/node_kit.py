@@ -47,6 +47,7 @@ class Rig:
         url: str = "",
         ready: bool = True,
         more: str = "",
+        before: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> NodeProcess:
         node = NodeProcess(
@@ -56,6 +57,7 @@ class Rig:
             maps=maps,
             capture=self.capture,
             more=more,
+            before=before,
             options=options,
         )
         self.nodes.append(node)

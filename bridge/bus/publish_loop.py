@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bridge.bus.outbox import Outbox
 from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, MessageTooLargeError, Publisher
@@ -13,6 +14,8 @@ from bridge.model import Delta, Origin
 from bridge.wire.codec import row_bytes
 
 ROWS_PER_MESSAGE_MAX = 1 << 18
+DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)  # seconds
+_BUCKETS = (*map(str, DURATIONS), "+Inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,8 @@ class PublishCounters:
     changes: int = 0
     seconds: float = 0.0  # spent waiting for acknowledgements
     rows_peak: int = 0  # most changes in one message
+    # Messages by the seconds that they waited: above the bound before, at most this one.
+    durations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_BUCKETS, 0))
 
 
 def _no_offset() -> int:
@@ -147,6 +152,7 @@ class PublishLoop:
         counters.messages += 1
         counters.changes += len(delta.batch)
         counters.seconds += seconds
+        counters.durations[_BUCKETS[bisect_left(DURATIONS, seconds)]] += 1
         counters.rows_peak = max(counters.rows_peak, len(delta.batch))
         self._on_ack(
             Acked(self._origin, delta.first_sequence, delta.last_sequence, sequence, seconds)

@@ -21,6 +21,7 @@ from bridge.config import Config, load
 from bridge.errors import BridgeError
 from bridge.feed.fold import Entry, Fold
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.past import Past, doubtful, forgotten, newest_past
 from bridge.feed.replay import history
 from bridge.feed.rows import Fields, FieldsOf
 from bridge.layout.render import Shown, line_of, wall_clocks
@@ -37,8 +38,9 @@ def command(place: Place, name: str, config_path: Path, since: Place | None, as_
     """Print MAP as it was at TIME: every entry, with who wrote it and when.
 
     TIME is a time, a while ago (10m) or a sequence of the stream, which counts then. The map is
-    that of the whole cluster, folded from what the log still holds. With --since, entries that are
-    the same at both times are left out, and lines begin with + (new), - (gone) or ~ (changed).
+    that of the whole cluster, folded from the log; where that has forgotten its beginning, from the
+    newest snapshot before TIME. With --since, entries that are the same at both times are left out,
+    and lines begin with + (new), - (gone) or ~ (changed).
 
     \b
     Examples:
@@ -65,15 +67,42 @@ async def _at(config: Config, name: str, place: Place, since: Place | None, as_j
             raise click.UsageError("--since is later than TIME")
         fold, earlier = Fold(), None
         layouts = _Layouts(LayoutBook(bus, cluster, own, _say))
+        first_end = last if since is None else before
+        past = await _begin(bus, cluster, name, first_end, fold, layouts)
+        after = 0 if past is None else past.position
         if since is not None:
-            await _fold(bus, config, name, (1, before), fold, layouts)
-            earlier = dict(fold.entries)
-        await _fold(bus, config, name, (before + 1, last), fold, layouts)
+            await _fold(bus, config, name, (after + 1, before), fold, layouts)
+            earlier, after = dict(fold.entries), before
+        await _fold(bus, config, name, (after + 1, last), fold, layouts)
+        if past is not None:
+            held = fold.entries if earlier is None else earlier
+            doubts = await doubtful(bus, cluster, past, first_end, held)
+            if doubts:
+                _say(
+                    f"up to {doubts} keys may be as they were later: "
+                    "they changed while the snapshot was taken"
+                )
     lines = _lines(fold.entries, earlier, layouts, as_json)
     for line in lines:
         click.echo(line)
     if not as_json:
         _say(f"{len(fold.entries)} entries, up to message {last}")
+
+
+async def _begin(
+    bus: NatsBus, cluster: str, name: str, last: int, fold: Fold, layouts: _Layouts
+) -> Past | None:
+    """Fold the newest snapshot up to ``last``, when the log has lost its beginning."""
+    past = (
+        await newest_past(bus, cluster, name, last, _say) if await forgotten(bus, cluster) else None
+    )
+    if past is None:
+        return None
+    async for item in past.entries():
+        fold.add(item)
+        await layouts.learn(item)
+    _say(f"begins with the snapshot at message {past.position}: the log has forgotten older ones")
+    return past
 
 
 async def _fold(

@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import gc
 import signal
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import click
 import orjson
+from click.core import ParameterSource
 
 from bridge.bus.feeds import FeedPublisher, FeedSettings, SourcePlace
 from bridge.bus.nats_bus import NatsBus
@@ -25,13 +27,24 @@ from bridge.config import Config, Storage, load
 from bridge.config.units import parse_duration
 from bridge.errors import BridgeError
 from bridge.feed.encoders import Kind
-from bridge.feed.feeding import Feeder
+from bridge.feed.feeding import FeedCounters, Feeder
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.otlp import Collector, OtlpFeeder
 from bridge.layout.types import Layout
 
 FILE = "feeds.json"
 SAVE_SECONDS = 1.0
 MAX_AGE_SECONDS_MIN = 60.0
+
+
+class Running(Protocol):
+    """One feed, whatever it feeds."""
+
+    name: str
+    counters: FeedCounters
+    published: SourcePlace | None
+
+    async def run(self, begin: SourcePlace, until: int | None) -> None: ...
 
 
 class Duration(click.ParamType[float]):
@@ -63,6 +76,7 @@ class Duration(click.ParamType[float]):
     show_default=True,
     help="What to publish (repeatable).",
 )
+@click.option("--otlp", metavar="URL", help="Send to this OpenTelemetry collector instead.")
 @click.option("--from", "start", type=PLACE, help="Where a feed begins that has never run: start.")
 @click.option(
     "--max-age",
@@ -73,10 +87,13 @@ class Duration(click.ParamType[float]):
 )
 @click.option("--once", is_flag=True, help="Stop at what is the end of the log now.")
 @output.json_option
+@click.pass_context
 def command(
+    context: click.Context,
     names: tuple[str, ...],
     config_path: Path,
     kinds: tuple[str, ...],
+    otlp: str | None,
     start: Place | None,
     max_age: float,
     once: bool,
@@ -89,12 +106,18 @@ def command(
     line, typed a Changes message of the map's own .proto. A feed that is started again goes on
     where it was, on any machine; run one per cluster. Until SIGTERM, or with --once to the end.
 
+    With --otlp changes go to a collector of OpenTelemetry, as log records, by OTLP over HTTP. How
+    far it has them is kept in the state directory.
+
     \b
     Examples:
       mapbridge feed -c node-a.toml
       mapbridge feed conntrack --kind json --from 1h
       nats sub 'mapbridge.default.feed.json.conntrack'
+      mapbridge feed conntrack --otlp http://127.0.0.1:4318
     """
+    if otlp is not None and context.get_parameter_source("kinds") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--kind and --otlp: choose one")
     config = load(config_path)
     known = [entry.name for entry in config.maps]
     for name in names:
@@ -102,9 +125,9 @@ def command(
             listed = ", ".join(known) or "none"
             raise click.BadParameter(f"{name!r} is not in {config_path} (it has: {listed})")
     gc.set_threshold(50_000, 20, 20)  # objects made here are trees, which need no collector
-    feeders = asyncio.run(
-        _feed(config, names or tuple(known), [Kind(k) for k in kinds], start, max_age, once)
-    )
+    collector = None if otlp is None else Collector(otlp, config.node.cluster)
+    sinks = [Kind(kind) for kind in kinds] if collector is None else collector
+    feeders = asyncio.run(_feed(config, names or tuple(known), sinks, start, max_age, once))
     if as_json:
         output.print_json({"feeds": {f.name: asdict(f.counters) for f in feeders}})
     else:
@@ -126,11 +149,11 @@ def command(
 async def _feed(
     config: Config,
     names: tuple[str, ...],
-    kinds: list[Kind],
+    sinks: list[Kind] | Collector,
     start: Place | None,
     max_age: float,
     once: bool,
-) -> list[Feeder]:
+) -> Sequence[Running]:
     saved = _Saved(config.node.state_directory / FILE, config.node.cluster)
     storage: Literal["file", "memory"]
     storage = "memory" if config.broker.storage is Storage.MEMORY else "file"
@@ -139,19 +162,7 @@ async def _feed(
     async with reader_bus(config, "feed") as bus:
         cluster = config.node.cluster
         book = LayoutBook(bus, cluster, _own_layouts(config, names), _say)
-        feeders = [
-            Feeder(
-                bus,
-                cluster,
-                name,
-                kind,
-                publisher=FeedPublisher(bus, cluster, kind, name, settings),
-                book=book,
-                report=_say,
-            )
-            for name in names
-            for kind in kinds
-        ]
+        feeders = _feeders(bus, cluster, names, sinks, settings, book)
         log = await bus.log_state(cluster)
         begin = await _begin(bus, cluster, start, log.id)
         until = log.last if once else None
@@ -162,12 +173,41 @@ async def _feed(
             asyncio.create_task(feeder.run(saved.of(feeder.name, log.id) or begin, until))
             for feeder in feeders
         ]
-        await _until_over(tasks, stop, saved, feeders)
+        try:
+            await _until_over(tasks, stop, saved, feeders)
+        finally:
+            if isinstance(sinks, Collector):
+                sinks.close()
     return feeders
 
 
+def _feeders(
+    bus: NatsBus,
+    cluster: str,
+    names: tuple[str, ...],
+    sinks: list[Kind] | Collector,
+    settings: FeedSettings,
+    book: LayoutBook,
+) -> Sequence[Running]:
+    if isinstance(sinks, Collector):
+        return [OtlpFeeder(bus, cluster, name, sinks, book=book, report=_say) for name in names]
+    return [
+        Feeder(
+            bus,
+            cluster,
+            name,
+            kind,
+            publisher=FeedPublisher(bus, cluster, kind, name, settings),
+            book=book,
+            report=_say,
+        )
+        for name in names
+        for kind in sinks
+    ]
+
+
 async def _until_over(
-    tasks: list[asyncio.Task[None]], stop: asyncio.Event, saved: _Saved, feeders: list[Feeder]
+    tasks: list[asyncio.Task[None]], stop: asyncio.Event, saved: _Saved, feeders: Sequence[Running]
 ) -> None:
     """Until all have ended, one has failed, or a signal came; positions are saved meanwhile."""
     stopping = asyncio.create_task(stop.wait())
@@ -224,7 +264,7 @@ class _Saved:
         place = SourcePlace.parse(str(self._known.get(name, "")))
         return place if place is not None and place.log == log else None
 
-    def save(self, feeders: list[Feeder]) -> None:
+    def save(self, feeders: Sequence[Running]) -> None:
         fresh = {f.name: str(f.published) for f in feeders if f.published is not None}
         if self._known | fresh == self._known:
             return

@@ -19,6 +19,7 @@ class Place:
 
     sequence: int | None = None
     time_ns: int | None = None
+    snapshot: bool = False  # the newest snapshot of a map, and what follows it
 
     async def first(self, bus: NatsBus, cluster: str) -> int:
         """The sequence of the first message that is meant; it may not be there yet."""
@@ -30,9 +31,15 @@ class Place:
 
 
 class PlaceType(click.ParamType[Place]):
-    """``12345``, ``2026-01-31T12:00:00Z`` (local time without a zone), ``10m`` ago, ``start``."""
+    """``12345``, ``2026-01-31T12:00:00Z`` (local time without a zone), ``10m`` ago, ``start``.
+
+    With ``snapshots`` also ``snapshot``.
+    """
 
     name = "PLACE"
+
+    def __init__(self, *, snapshots: bool = False) -> None:
+        self._snapshots = snapshots
 
     def convert(
         self, value: object, param: click.Parameter | None, ctx: click.Context | None
@@ -42,6 +49,8 @@ class PlaceType(click.ParamType[Place]):
         text = str(value).strip()
         if text == "start":
             return Place()
+        if text == "snapshot" and self._snapshots:
+            return Place(snapshot=True)
         if text.isdecimal():
             if int(text) < 1:
                 self.fail("sequences begin at 1", param, ctx)
@@ -55,7 +64,7 @@ class PlaceType(click.ParamType[Place]):
         except ValueError:
             self.fail(
                 f"needs a sequence, a time such as 2026-01-31T12:00:00Z, a while ago such as 10m,"
-                f" or start (got {text!r})",
+                f" or start{' or snapshot' * self._snapshots} (got {text!r})",
                 param,
                 ctx,
             )
@@ -71,3 +80,4 @@ def parse_time(text: str) -> int:
 
 
 PLACE = PlaceType()
+PLACE_OR_SNAPSHOT = PlaceType(snapshots=True)

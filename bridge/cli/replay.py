@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -12,17 +12,19 @@ import click
 
 from bridge.apply.writer import MapWriter
 from bridge.bus.nats_bus import NatsBus
-from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, Gap, Received
+from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, Gap, Item, Received
 from bridge.cli.at import last_of
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import configured, layout_here
 from bridge.cli.options import config_option
-from bridge.cli.places import PLACE, Place
+from bridge.cli.places import PLACE, PLACE_OR_SNAPSHOT, Place
 from bridge.config import Config, load
 from bridge.core.keys import last_rows
 from bridge.errors import BridgeError, Exit
 from bridge.feed.encoders import JsonEncoder, Kind, encoder_of
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.parquet import ParquetFiles
+from bridge.feed.past import Past, forgotten, needed_past, newest_past
 from bridge.feed.replay import history
 from bridge.kernel.errors import MapNotFoundError
 from bridge.kernel.maps import KernelMap, create_map, open_map, open_pin
@@ -32,6 +34,7 @@ from bridge.model import MapSelector, Op
 from bridge.wire.subjects import HEADER_LAYOUT, HEADER_SOURCE, ROOT
 
 SCRATCH_NAME = "replayed"
+FORMATS = ("json", "parquet")
 _LINES_BYTES_MAX = 1 << 20
 
 
@@ -50,7 +53,12 @@ class Target(Protocol):
 @click.command("replay")
 @click.argument("name", metavar="MAP")
 @config_option
-@click.option("--from", "start", type=PLACE, default="start", help="Where to begin (start).")
+@click.option(
+    "--from",
+    "start",
+    type=PLACE_OR_SNAPSHOT,
+    help="Where to begin; without it: start, or snapshot where the log has forgotten its start.",
+)
 @click.option("--to", "end", type=PLACE, help="Where to stop; without it: what is the end now.")
 @click.option(
     "--speed",
@@ -58,7 +66,13 @@ class Target(Protocol):
     default=0.0,
     help="Times as fast as it happened: 1, 10, 0.5; 0 (default): at once.",
 )
-@click.option("-o", "--output", "file", type=click.File("wb"), help="A file for JSON lines.")
+@click.option("-o", "--output", "file", type=click.File("wb"), help="A file instead.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(FORMATS),
+    help="Of the file; without it: parquet if its name ends so, else json lines.",
+)
 @click.option("--subject", help="Publish to this subject of NATS instead.")
 @click.option(
     "--kind",
@@ -78,10 +92,11 @@ class Target(Protocol):
 def command(
     name: str,
     config_path: Path,
-    start: Place,
+    start: Place | None,
     end: Place | None,
     speed: float,
     file: BinaryIO | None,
+    form: str | None,
     subject: str | None,
     kind: str,
     pin: Path | None,
@@ -89,33 +104,45 @@ def command(
 ) -> None:
     """Take the history of MAP out of the log again: to standard output, or somewhere else.
 
-    Goes to standard output as JSON lines, like those of the json feed, or to a file, to another
-    subject, or into a scratch map, which must be none that the configuration names.
+    Goes to standard output as JSON lines, like those of the json feed, or to a file of these or of
+    Parquet, to another subject, or into a scratch map, which must be none that the configuration
+    names.
 
     \b
     Examples:
       mapbridge replay conntrack -c node-a.toml --from 1h -o hour.jsonl
+      mapbridge replay conntrack -o all.parquet
       mapbridge replay conntrack --from 1h --to 30m --speed 10 --subject test.conntrack
       mapbridge replay conntrack --to 12345 --into /sys/fs/bpf/then --entries 65536
     """
     if sum(target is not None for target in (file, subject, pin)) > 1:
         raise click.UsageError("--output, --subject and --into: choose one")
+    parquet = None
+    if form == "parquet" or (form is None and file is not None and file.name.endswith(".parquet")):
+        if file is None or file.name in ("-", "<stdout>"):
+            raise click.UsageError("--format parquet: needs a file, -o NAME.parquet")
+        parquet = ParquetFiles(Path(file.name))
     config = load(config_path)
     configured(config, name, config_path)
     with contextlib.ExitStack() as stack:
         scratch = None
         if pin is not None:
             scratch = stack.enter_context(_scratch(config, name, pin, entries))
-        asyncio.run(_replay(config, name, start, end, speed, file, (subject, Kind(kind)), scratch))
+        if parquet is not None:
+            stack.callback(parquet.close)
+        output = file if parquet is None else parquet
+        asyncio.run(
+            _replay(config, name, start, end, speed, output, (subject, Kind(kind)), scratch)
+        )
 
 
 async def _replay(
     config: Config,
     name: str,
-    start: Place,
+    start: Place | None,
     end: Place | None,
     speed: float,
-    file: BinaryIO | None,
+    file: BinaryIO | ParquetFiles | None,
     subject: tuple[str | None, Kind],
     scratch: KernelMap | None,
 ) -> None:
@@ -127,14 +154,21 @@ async def _replay(
         target: Target
         if subject[0] is not None:
             target = _Subject(bus, subject[0], subject[1])
+        elif isinstance(file, ParquetFiles):
+            target = _Parquet(file)
         else:
             target = _File(file) if scratch is None else _Scratch(scratch)
         book = LayoutBook(bus, cluster, own, _say)
         state = await bus.log_state(cluster)
-        first = max(await start.first(bus, cluster), 1)
         last = state.last if end is None else await last_of(bus, cluster, end)
+        past = await _past(bus, cluster, name, start, last)
+        if past is not None:
+            first = past.position + 1
+            _say(f"begins with the entries of the snapshot at message {past.position}")
+        else:
+            first = max(await (start or Place()).first(bus, cluster), 1)
         messages = changes = 0
-        async for item in history(bus, cluster, name, first, last, speed=speed):
+        async for item in _items(bus, cluster, name, past, first, last, speed):
             if isinstance(item, Received):
                 await target.take(item, await book.of(item.delta))
                 messages += 1
@@ -144,6 +178,27 @@ async def _replay(
             else:
                 _say(f"skipped: {item}")
     _say(f"{changes} changes in {messages} messages")
+
+
+async def _past(
+    bus: NatsBus, cluster: str, name: str, start: Place | None, last: int
+) -> Past | None:
+    """The snapshot to begin with, if one is asked for, or nothing is and the log needs it."""
+    if start is not None:
+        return await needed_past(bus, cluster, name, last, _say) if start.snapshot else None
+    if not await forgotten(bus, cluster):
+        return None
+    return await newest_past(bus, cluster, name, last, _say)
+
+
+async def _items(
+    bus: NatsBus, cluster: str, name: str, past: Past | None, first: int, last: int, speed: float
+) -> AsyncIterator[Item]:
+    if past is not None:
+        async for entries in past.entries():
+            yield entries
+    async for item in history(bus, cluster, name, first, last, speed=speed):
+        yield item
 
 
 class _File:
@@ -160,6 +215,19 @@ class _File:
                 click.echo(data, nl=False)
             else:
                 self._file.write(data)
+
+
+class _Parquet:
+    """Files of Parquet, one for each layout."""
+
+    def __init__(self, files: ParquetFiles) -> None:
+        self._files = files
+
+    async def take(self, item: Received, layout: Layout | None) -> None:
+        before = len(self._files.paths)
+        self._files.add(item, layout)
+        if before and len(self._files.paths) > before:
+            _say(f"another layout from message {item.sequence} on: to {self._files.paths[-1]}")
 
 
 class _Subject:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,16 +12,17 @@ import click
 import numpy as np
 
 from bridge.bus.nats_bus import NatsBus
-from bridge.bus.protocol import Received
+from bridge.bus.protocol import Item, Received
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import layout_here
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
-from bridge.cli.places import PLACE, Place
+from bridge.cli.places import PLACE_OR_SNAPSHOT, Place
 from bridge.cli.watch_output import Columns, JsonLines, Lines, Printer
 from bridge.config import Config, load
 from bridge.errors import BridgeError
 from bridge.feed.layouts import LayoutBook
+from bridge.feed.past import needed_past
 from bridge.feed.rows import FieldsOf
 from bridge.feed.where import Where
 from bridge.layout.types import Layout
@@ -54,7 +57,12 @@ class Chosen:
 @click.command("watch")
 @click.argument("names", metavar="MAP...", nargs=-1, required=True)
 @config_option
-@click.option("--from", "start", type=PLACE, help="Begin there; without it: with what comes now.")
+@click.option(
+    "--from",
+    "start",
+    type=PLACE_OR_SNAPSHOT,
+    help="Begin there; without it: with what comes now.",
+)
 @click.option("--from-start", is_flag=True, help="Begin with the oldest change that is kept.")
 @click.option("--node", "nodes", multiple=True, help="Only changes of this node (repeatable).")
 @click.option(
@@ -89,8 +97,9 @@ def command(
     values are shown by their fields, else in hexadecimal; with --json, one object per line has
     both.
 
-    A place is a sequence of the stream, a time, a while ago (10m) or start. A FILTER compares
-    fields of key and value, and map, node, op, cause, writer, sequence.
+    A place is a sequence of the stream, a time, a while ago (10m), start, or snapshot: the entries
+    of each map's newest snapshot, and what has changed since. A FILTER compares fields of key and
+    value, and map, node, op, cause, writer, sequence.
 
     \b
     Examples:
@@ -130,22 +139,45 @@ async def _watch(
     printer: Printer,
 ) -> None:
     async with reader_bus(config, "watch") as bus:
-        after = await _position(bus, config.node.cluster, begin)
         book = LayoutBook(bus, config.node.cluster, own, _say)
         fields_of = FieldsOf()
-        subscription = bus.subscribe(config.node.cluster, chosen.maps, after)
         left = count
+        async with contextlib.aclosing(_items(bus, config.node.cluster, chosen, begin)) as items:
+            async for item in items:
+                if not isinstance(item, Received):
+                    click.echo(f"skipped: {item}", err=True)
+                    continue
+                layout = await book.of(item.delta)
+                rows = chosen.rows(item.delta, layout)[:left]
+                if len(rows):
+                    printer.show(item, rows, None if chosen.as_hex else fields_of(layout))
+                    left = None if left is None else left - len(rows)
+                if left == 0:
+                    break
+
+
+async def _items(
+    bus: NatsBus, cluster: str, chosen: Chosen, begin: Place | None
+) -> AsyncGenerator[Item, None]:
+    """What the log holds from ``begin`` on, for ever; entries of snapshots go before it."""
+    read: dict[str, int] = {}
+    if begin is not None and begin.snapshot:
+        last = (await bus.log_state(cluster)).last
+        for name in chosen.maps:
+            past = await needed_past(bus, cluster, name, last, _say)
+            read[name] = past.position
+            async for entries in past.entries():
+                yield entries
+        after = Position(min(read.values()))
+    else:
+        after = await _position(bus, cluster, begin)
+    subscription = bus.subscribe(cluster, chosen.maps, after)
+    try:
         async for item in subscription:
-            if not isinstance(item, Received):
-                click.echo(f"skipped: {item}", err=True)
-                continue
-            layout = await book.of(item.delta)
-            rows = chosen.rows(item.delta, layout)[:left]
-            if len(rows):
-                printer.show(item, rows, None if chosen.as_hex else fields_of(layout))
-                left = None if left is None else left - len(rows)
-            if left == 0:
-                break
+            if isinstance(item, Received) and item.sequence <= read.get(item.delta.origin.map, 0):
+                continue  # in the snapshot of its map already
+            yield item
+    finally:
         await subscription.close()
 
 

@@ -41,6 +41,7 @@ from bridge.model import WILDCARDS, ConflictPolicy, Evict, Role, has_wildcard, i
 PAGE_BYTES = 4096
 PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
 IGNORE_MAX = 64
+UNIX_PATH_BYTES_MAX = 107  # sockaddr_un, <sys/un.h>
 KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
 _KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
@@ -196,6 +197,18 @@ def _listen(value: object) -> ListenAddress:
     return ListenAddress(host, _port_of(int(port)))
 
 
+def _http_listen(value: object) -> ListenAddress | Path:
+    text = _text(value)
+    if not text.startswith("unix:"):
+        return _listen(value)
+    path = text.removeprefix("unix:")
+    if not Path(path).is_absolute() or "\0" in path or len(path.encode()) > UNIX_PATH_BYTES_MAX:
+        raise ValueError(
+            f"must be 'unix:' and an absolute path of at most {UNIX_PATH_BYTES_MAX} bytes"
+        )
+    return Path(path)
+
+
 def _port_of(port: int) -> int:
     if not 0 <= port <= 65_535:
         raise ValueError("must have a port of 0 to 65535")
@@ -255,6 +268,10 @@ class LimitsTable(Table):
 class SnapshotsTable(Table):
     every: Annotated[float, BeforeValidator(_duration(1, 30 * 86_400))] = settings.SNAPSHOT_SECONDS
     bytes: Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 40))] = settings.SNAPSHOT_BYTES
+
+
+class HttpTable(Table):
+    listen: Annotated[ListenAddress | Path | None, BeforeValidator(_http_listen)] = None
 
 
 class SelectorTable(Table):
@@ -384,4 +401,5 @@ class Document(Table):
     capture: CaptureTable = CaptureTable()
     limits: LimitsTable = LimitsTable()
     snapshots: SnapshotsTable = SnapshotsTable()
+    http: HttpTable = HttpTable()
     maps: Annotated[tuple[MapTable, ...], Field(max_length=MAPS_MAX)] = ()

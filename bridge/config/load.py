@@ -33,6 +33,7 @@ from bridge.config.settings import (
     Config,
     DeclaredLayout,
     GuardConfig,
+    HttpConfig,
     LimitsConfig,
     MapConfig,
     MetricConfig,
@@ -174,6 +175,7 @@ def _converted(document: Document) -> Config:
         capture=capture,
         limits=LimitsConfig(document.limits.outbox, document.limits.inbox),
         snapshots=SnapshotsConfig(document.snapshots.every, document.snapshots.bytes),
+        http=HttpConfig(document.http.listen),
         maps=tuple(_map(table, capture) for table in document.maps),
     )
 

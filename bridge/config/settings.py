@@ -69,7 +69,7 @@ class Storage(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ListenAddress:
-    """Where the embedded server listens. Port 0: a free one."""
+    """Where a server listens. Port 0: a free one."""
 
     host: str = "127.0.0.1"
     port: int = 4222
@@ -126,6 +126,13 @@ class SnapshotsConfig:
 
     seconds: float = SNAPSHOT_SECONDS
     bytes: int = SNAPSHOT_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class HttpConfig:
+    """Where the daemon answers HTTP: an address or a Unix socket's path; ``None``: nowhere."""
+
+    listen: ListenAddress | Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +240,7 @@ class Config:
     capture: CaptureConfig = field(default_factory=CaptureConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     maps: tuple[MapConfig, ...] = ()
 
     def map(self, name: str) -> MapConfig:

@@ -39,6 +39,7 @@ class FeedCounters:
     undescribed: int = 0  # changes without a layout, which a typed feed cannot carry
     broken: int = 0
     gaps: int = 0
+    refused: int = 0  # attempts that a collector did not take; each was made again
     position: int = 0  # in the log: everything up to there is published
 
 

@@ -31,6 +31,7 @@ from bridge.node.capturing import Capturing
 from bridge.node.control import Control, MapView
 from bridge.node.fleet import Fleet
 from bridge.node.halts import Halts
+from bridge.node.health import Health
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
@@ -87,9 +88,11 @@ class Node:
         self._dry_run = dry_run
         self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
+        self._health = Health(config, report)
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._health)
             started = await _unless(stop, self._start(stack))
             if started is None:
                 return
@@ -98,8 +101,10 @@ class Node:
     async def _start(self, stack: AsyncExitStack) -> Applier:
         """Bring up what the maps need, in the order in which the parts depend on each other."""
         stack.push_async_callback(asyncio.to_thread, self._capturing.close)
+        self._health.step("attaching the probes and proving what they see")
         await asyncio.to_thread(self._capturing.start)
         self._report.say("capture ready", **self._capturing.summary())
+        self._health.step("connecting to the broker")
         self._bus = await self._connect(stack)
         self._inbox = Inbox(self._config.limits.inbox_bytes, asyncio.get_running_loop())
         applier = Applier(
@@ -162,6 +167,7 @@ class Node:
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
         assert self._fleet is not None
+        self._health.step("joining the maps")
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         control = asyncio.create_task(self._control().run(), name="control")
@@ -173,6 +179,7 @@ class Node:
             while not stop.is_set() and failure is None:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 failure = next((e for t in done if (e := t.exception()) is not None), None)
+            self._health.stopping()
             await self._wind_down()
             if failure is not None:
                 raise failure
@@ -221,7 +228,7 @@ class Node:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
         assert self._fleet is not None
         while True:
-            self._write_status()
+            document = self._write_status()
             self._save_positions()
             self._look_for_requests()
             if self._announcer is not None:
@@ -236,6 +243,7 @@ class Node:
                     "nats-server: the embedded one ends again and again",
                     hint=f"see {self._embedded.log_path}",
                 )
+            self._health.tell(document)
             await asyncio.sleep(STATUS_SECONDS)
 
     def _save_positions(self) -> None:
@@ -266,12 +274,14 @@ class Node:
             raise RequestFailedError(f"request: {action} of map {name} is not known")
         return await life.snapshot()
 
-    def _write_status(self) -> None:
+    def _write_status(self) -> dict[str, object]:
         """A full disk must not end replication."""
+        document = self.status()
         try:
-            self._state.write("status.json", self.status())
+            self._state.write("status.json", document)
         except OSError as error:
             self._report.warn_once(f"status cannot be written: {error}")
+        return document
 
     def status(self) -> dict[str, object]:
         """All that is known of this node, for ``status.json``."""

@@ -69,6 +69,7 @@ class NodeProcess:
         transport: str = "auto",
         replicas: int = 1,
         more: str = "",
+        before: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> None:
         self.name = name
@@ -84,7 +85,9 @@ class NodeProcess:
             f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n{more}\n'
             + "\n".join(entry.toml() for entry in maps)
         )
-        command = [sys.executable, "-m", "bridge.cli.main", "run", "-c", str(self.config_path)]
+        # What stands before it must become it, such as `unshare` without a fork.
+        command = [*before, sys.executable, "-m", "bridge.cli.main"]
+        command += ["run", "-c", str(self.config_path)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command, "--json", *options],

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,7 +27,7 @@ from bridge.model import U8, Delta, DeltaBatch, Op, Origin, Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, MapEntry, NodeProcess
 from tests.integration.kernel_support import needs, pin_folder, rows_of
-from tests.node_kit import KEY, Rig, content, mapbridge, until
+from tests.node_kit import KEY, Rig, content, mapbridge, published, until
 
 pytestmark = needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
 
@@ -150,7 +152,7 @@ def test_times_are_rebased_and_local_fields_stay(rig: Rig) -> None:
     rules = '[maps.fields]\n"value.born" = "ktime"\n"value.index" = "local"\n'
     a = rig.node("a", entry(rig, "map", WITH_TIME, rules))
     write(target, WITH_TIME, range(3), born=5, index=7, n=1)
-    until(lambda: changes(a) == 3, "captured")
+    until(lambda: published(a) == 3, "published")  # a later place in the log would win
     values = np.zeros((ROWS, 16), np.uint8)
     view = Decoder(layout(WITH_TIME).value, "value").view(values)
     born = time.monotonic_ns() + DAY
@@ -164,6 +166,45 @@ def test_times_are_rebased_and_local_fields_stay(rig: Rig) -> None:
     written = a.status_written
     until(lambda: a.status_written > written + 1, "sweeps")
     assert changes(a) == 3, "what differs by rule is no change"
+
+
+A_DAY_LATER = ("unshare", "--time", "--monotonic", str(DAY // 10**9))  # a machine that is up longer
+AGE = 3 * 10**9
+
+
+def time_namespaces() -> bool:
+    """Whether a process can have a kernel clock of its own from its exec on (Linux 6.1)."""
+    script = "import time; print(time.monotonic_ns())"
+    done = subprocess.run(
+        [*A_DAY_LATER, sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    return done.returncode == 0 and int(done.stdout) > time.monotonic_ns() + DAY // 2
+
+
+@pytest.mark.skipif(not time_namespaces(), reason="missing: time namespaces entered at exec")
+def test_two_nodes_whose_uptimes_are_a_day_apart(rig: Rig) -> None:
+    """Node b lives in a time namespace; what its program writes is of that clock."""
+    here, there = rig.map("here", value_size=16), rig.map("there", value_size=16)
+    rules = '[maps.fields]\n"value.born" = "ktime"\n'
+    a = rig.node("a", entry(rig, "here", WITH_TIME, rules))
+    b = rig.node("b", entry(rig, "there", WITH_TIME, rules), before=A_DAY_LATER)
+    born = time.monotonic_ns() - AGE
+    write(here, WITH_TIME, range(7), born=born, n=1)
+    write(here, WITH_TIME, range(7, ROWS), born=0, n=1)
+    until(lambda: len(content(there)) == ROWS, "here to there")
+    assert same_age(columns(there, WITH_TIME)["born"][:7], born + DAY)
+    assert columns(there, WITH_TIME)["born"][7:].tolist() == [0] * (ROWS - 7), "never stays never"
+    write(there, WITH_TIME, range(ROWS), born=born + DAY + 11, n=2)
+    until(lambda: set(columns(here, WITH_TIME)["n"].tolist()) == {2}, "there to here")
+    assert same_age(columns(here, WITH_TIME)["born"], born + 11)
+    seen = a.status_written, b.status_written
+    until(lambda: min(a.status_written - seen[0], b.status_written - seen[1]) > 1, "sweeps")
+    assert [changes(node) for node in (a, b)] == [ROWS, ROWS], "neither answers the other"
+
+
+def same_age(found: Column, wanted: int) -> bool:
+    """Within what the two readings of a clock are apart, far less than a second."""
+    return bool((np.abs(found.astype(np.int64) - wanted) < 10**8).all())
 
 
 def test_a_rule_that_cannot_be_kept_ends_the_node(rig: Rig) -> None:

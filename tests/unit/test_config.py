@@ -110,6 +110,13 @@ def test_a_map_may_ask_for_sweeps_and_ignore_bytes() -> None:
     assert (entry.sweeps_too, entry.ignore) == (False, ())
 
 
+def test_http_listens_at_an_address_or_a_unix_socket_or_nowhere() -> None:
+    head = '[node]\nname = "a"\n'
+    assert parse(head).http.listen is None
+    assert parse(f'{head}[http]\nlisten = "[::1]:0"').http.listen == ListenAddress("::1", 0)
+    assert parse(f'{head}[http]\nlisten = "unix:/run/s"').http.listen == Path("/run/s")
+
+
 @pytest.mark.parametrize("ignore", ["'1:2'", "[1]", "['2:2']", "['x:y']", "['0:65537']", "['']"])
 def test_what_cannot_be_ignored(ignore: str) -> None:
     assert "must" in problems_of(with_map(f"id = 1\nignore = {ignore}"))["maps[0].ignore"].reason
@@ -245,6 +252,10 @@ def test_an_unknown_key_names_the_nearest(text: str, path: str, hint: str) -> No
         ('[node]\nname = "a"\n[capture]\nperf_pages = "2MiB"', "capture.perf_pages"),
         ('[node]\nname = "a"\n[limits]\noutbox = "64MB"', "limits.outbox"),
         ('[node]\nname = "a"\n[limits]\ninbox = "0.3B"', "limits.inbox"),
+        ('[node]\nname = "a"\n[http]\nlisten = "9475"', "http.listen"),
+        ('[node]\nname = "a"\n[http]\nlisten = "unix:run/s"', "http.listen"),
+        ('[node]\nname = "a"\n[http]\nlisten = "unix:/a\\u0000b"', "http.listen"),
+        (f'[node]\nname = "a"\n[http]\nlisten = "unix:/{"a" * 107}"', "http.listen"),
         (with_map(""), "maps[0]"),
         (with_map("id = 0"), "maps[0].id"),
         (with_map("id = true"), "maps[0].id"),

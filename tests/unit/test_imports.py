@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2] / "bridge"
 # What each part of `bridge` may import besides itself, `errors`, `resources` and the version.
 STAGES = {
     *("model", "config", "core", "wire", "kernel", "layout", "bus", "feed"),
-    *("capture", "apply", "node"),
+    *("capture", "apply", "health", "node"),
 }
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -28,6 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "feed": {"bus", "config", "core", "layout", "wire", "model"},
     "capture": {"kernel", "core", "model"},
     "apply": {"kernel", "core", "model"},
+    "health": {"config", "model"},
     "node": STAGES - {"node"},
     "rig": STAGES,
     "demo": STAGES | {"rig"},
@@ -42,9 +43,11 @@ HOLDERS = {
     "bcc": {"capture", "cli"},
     "google": {"bench", "feed", "wire"},
     "click": {"cli"},
-    "prometheus_client": {"cli", "node"},
+    "prometheus_client": {"cli", "health"},
     "rich": {"cli", "demo", "bench"},
     "pydantic": {"config"},
+    "pyarrow": {"feed"},
+    "opentelemetry": {"feed"},
 }
 # The rest of the package works on what this module has read, wherever it comes from.
 LAYOUT_READER = "reader.py"

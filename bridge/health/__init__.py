@@ -1,0 +1,1 @@
+"""What the daemon says of itself to supervisors, load balancers and Prometheus."""
