@@ -6,9 +6,7 @@ A map that takes its place later gets a worker of its own; ``life`` sees to that
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from dataclasses import asdict, dataclass
 
 from bridge.apply.applier import ApplyTarget
 from bridge.apply.dry import DryWriter
@@ -17,51 +15,23 @@ from bridge.bus.outbox import Outbox
 from bridge.bus.protocol import Broken, Gap, Item, LogReplacedError
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.config.settings import MapConfig
-from bridge.core.fingerprints import Fingerprints
-from bridge.core.identity import Identity
-from bridge.core.replica import Replica
 from bridge.core.snapshots import Facts
 from bridge.errors import BridgeError
-from bridge.kernel.clock import clock_offset_ns
-from bridge.kernel.errors import UnsupportedError
-from bridge.kernel.maps import KernelMap, MapType
-from bridge.kernel.maptypes import LRU_TYPES
-from bridge.kernel.support import Support, judge
-from bridge.layout.fingerprint import fingerprint
-from bridge.layout.fitting import Fitter
-from bridge.layout.types import Layout
-from bridge.model import U8, ConflictPolicy, Origin, Position, new_incarnation
+from bridge.kernel.maps import KernelMap
+from bridge.model import ConflictPolicy, Position
 from bridge.node.control import MapView
 from bridge.node.following import Follower, StreamCounters
-from bridge.node.halts import gate_of, halt_status, is_halted
-from bridge.node.ignoring import both, counted_bytes
-from bridge.node.lane import Lane
-from bridge.node.layouts import announce, learn, own_layout
-from bridge.node.policies import folding_of
+from bridge.node.halts import gate_of, is_halted
+from bridge.node.layouts import announce, learn
+from bridge.node.mending import Mender
+from bridge.node.parts import MapParts, assemble
 from bridge.node.recalling import recall_own
-from bridge.node.repairing import RepairPlan
 from bridge.node.services import MapState, Services
 from bridge.node.snapshots import SnapshotRefusedError, SnapshotTaker
+from bridge.node.standing import describe
 from bridge.node.synced import Sync, SyncGate
 
 CAUGHT_UP_POLL_SECONDS = 0.02
-
-
-@dataclass(slots=True)
-class _Parts:
-    """What exists while the map is open."""
-
-    map: KernelMap
-    lane: Lane
-    layout: Layout | None
-    fitter: Fitter
-    counted: U8 | None  # bits of a value that count in comparisons
-    target: ApplyTarget | None = None
-    loop: PublishLoop | None = None
-    publishing: asyncio.Task[None] | None = None
-    follower: Follower | None = None
-    taker: SnapshotTaker | None = None
-    log: str = ""  # id of the log, of a map that is only published
 
 
 class MapWorker:
@@ -74,10 +44,8 @@ class MapWorker:
         self.config = config
         self.services = services
         self.state = MapState.JOINING
-        self._parts = self._assemble(kernel_map)
-        self._losses_told = 0
-        self._plan = RepairPlan()
-        self._repairs_told = 0
+        self._parts = assemble(config, services, kernel_map)
+        self._mender = Mender(config.name, services.capturing, self._parts.lane, services.report)
         self._gate = SyncGate(config.lag_seconds)
         self._recalled = StreamCounters()  # of a map that is only published
 
@@ -168,52 +136,7 @@ class MapWorker:
         with self.services.applier.standing_still():  # a look may just have it in hand
             self._parts.map.close()
 
-    def _assemble(self, kernel_map: KernelMap) -> _Parts:
-        role, info = self.config.role, kernel_map.info
-        verdict = judge(info)
-        if verdict.support is Support.NO:
-            kernel_map.close()
-            raise UnsupportedError(
-                f"map {self.config.name}: cannot be bridged, {verdict.reason}",
-                hint="`mapbridge maps --all` lists what can be",
-            )
-        if verdict.publish_only and role.applies:
-            kernel_map.close()
-            raise UnsupportedError(
-                f"map {self.config.name}: cannot be applied to, {verdict.reason} (got role {role})",
-                hint='set role = "publish" for this map',
-            )
-        origin = Origin(
-            self.services.cluster, self.config.name, self.services.node, new_incarnation()
-        )
-        try:
-            layout = own_layout(self.config, kernel_map, self.services.report)
-            fitter = Fitter(layout, self.config.rules, clock_offset_ns)
-            counted = both(counted_bytes(self.config, kernel_map), fitter.compared)
-            folding = folding_of(self.config, info)
-        except BridgeError:
-            kernel_map.close()
-            raise
-        replica = Replica(
-            origin,
-            publishes=role.publishes,
-            applies=role.applies,
-            fingerprints=Fingerprints(info.key_size, counted) if role.publishes else None,
-            rereads=not role.applies,
-            folding=folding,
-        )
-        outbox = None
-        if role.publishes:
-            outbox = Outbox(info.key_size, info.value_size, self.services.outbox_bytes)
-        identity = Identity(
-            prefixes=info.type == MapType.LPM_TRIE,
-            evicts=info.type in LRU_TYPES,
-            policy=self.config.evict,
-        )
-        lane = Lane(replica, outbox, identity, dry=self.services.dry_run)
-        return _Parts(kernel_map, lane, layout, fitter, counted)
-
-    async def _start_applying(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+    async def _start_applying(self, parts: MapParts, tasks: asyncio.TaskGroup) -> None:
         writer = DryWriter(parts.map) if self.services.dry_run else MapWriter(parts.map)
         gate = gate_of(self.config, parts.lane.replica.origin, parts.map, self.services)
         parts.target = ApplyTarget(
@@ -238,7 +161,7 @@ class MapWorker:
             map=parts.map,
             target=parts.target,
             identity=parts.lane.identity,
-            layout=0 if parts.layout is None else fingerprint(parts.layout),
+            layout=parts.layout_number,
             learn=self._learn,
             loads=not folds,
         )
@@ -277,9 +200,7 @@ class MapWorker:
             and parts.follower.following
             and (not publishes or capturing.scanned(name)),
             losses=losses,
-            repairing=losses > self._losses_told
-            or self._plan.open
-            or capturing.repairs(name).going_on,
+            repairing=self._mender.is_mending(losses),
             replaced=0 if lane.outbox is None else lane.outbox.statistics().rows_merged,
             unwritten=counters.unwritten + counters.forgotten,
             watermark=lane.watermark,
@@ -303,7 +224,7 @@ class MapWorker:
         if self.state != MapState.JOINING:
             follower.save_position()
 
-    async def _start_publishing(self, parts: _Parts, tasks: asyncio.TaskGroup) -> None:
+    async def _start_publishing(self, parts: MapParts, tasks: asyncio.TaskGroup) -> None:
         assert parts.lane.outbox is not None
         if not self.services.dry_run:
             await self._open_publishing(parts, parts.lane.outbox)
@@ -321,7 +242,7 @@ class MapWorker:
             self._caught_up,
         )
 
-    async def _open_publishing(self, parts: _Parts, outbox: Outbox) -> None:
+    async def _open_publishing(self, parts: MapParts, outbox: Outbox) -> None:
         services = self.services
         layout = await announce(
             services.schemas,
@@ -340,7 +261,7 @@ class MapWorker:
             on_ack=_ignored if parts.follower is None else parts.follower.acked,
         )
 
-    async def _recall_own(self, parts: _Parts) -> None:
+    async def _recall_own(self, parts: MapParts) -> None:
         """Of a map that was bridged before, learn what the stream holds by this node.
 
         Only then can be told what was deleted meanwhile. Of a map that was made anew all is
@@ -420,29 +341,8 @@ class MapWorker:
         return SnapshotRefusedError(f"map {self.config.name}: no snapshot, {reason}", hint=hint)
 
     def report_losses(self) -> None:
-        """Warn when changes were lost since the last call, and have that mended.
-
-        The counters are read before the map is: what is lost later calls for another repair.
-        """
-        capturing, name = self.services.capturing, self.config.name
-        losses, repairs = capturing.losses(name), capturing.repairs(name)
-        if losses.total > self._losses_told:
-            self._losses_told = losses.total
-            self.services.report.warn(
-                "changes were lost: the map will be compared with the stream",
-                map=name,
-                **{place: count for place, count in asdict(losses).items() if count},
-            )
-        if repairs.finished > self._repairs_told:
-            self._repairs_told = repairs.finished
-            self.services.report.say(
-                "repaired: the map was compared with the stream",
-                map=name,
-                seconds=round(repairs.seconds, 3),
-                published_so_far=self._parts.lane.counters.repaired,
-            )
-        if self._plan.look(time.monotonic(), losses.total, repairs):
-            capturing.repair(name)
+        """Warn when changes were lost since the last call, and have that mended."""
+        self._mender.look()
 
     def view(self) -> MapView | None:
         """The map for those who look into it beside replication, while it is open."""
@@ -457,7 +357,7 @@ class MapWorker:
             sequence=self.position,
             level=lambda: follower is None or follower.level(),
             counted=parts.counted,
-            layout="" if parts.layout is None else f", layout {fingerprint(parts.layout):016x}",
+            layout="" if parts.layout is None else f", layout {parts.layout_number:016x}",
             gate=None if target is None else target.gate,
             joined=self.state == MapState.RUNNING,
         )
@@ -485,45 +385,10 @@ class MapWorker:
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map, beside what its life says."""
-        sync, parts = self.sync(), self._parts
-        answer: dict[str, object] = {
-            "state": str(self.state),
-            "synced": sync.synced,
-            "behind_seconds": sync.behind_seconds if math.isfinite(sync.behind_seconds) else None,
-            "id": parts.map.info.id,
-            "parked": {node: asdict(one) for node, one in dict(parts.fitter.parked).items()},
-            "stream": asdict(self._recalled),
-            "capture": asdict(parts.lane.counters)
-            | {
-                "losses": asdict(self.services.capturing.losses(self.config.name)),
-                "repairs": asdict(self.services.capturing.repairs(self.config.name)),
-                "sweeps": asdict(self.services.capturing.swept(self.config.name)),
-                "dirty": parts.lane.replica.dirty_keys,
-            },
-        }
-        if parts.layout is not None:
-            answer["layout"] = f"{fingerprint(parts.layout):016x}"
-        if parts.fitter.parked and self.state == MapState.RUNNING:
-            answer["state"] = "parked"
-        if parts.loop is not None and parts.lane.outbox is not None:
-            answer["outbox"] = asdict(parts.lane.outbox.statistics())
-            answer["published"] = asdict(parts.loop.counters)
-            answer["trouble"] = parts.loop.trouble
-        if parts.follower is not None:
-            answer["stream"] = asdict(parts.follower.counters)
-            answer["trouble"] = answer.get("trouble") or parts.follower.trouble
-            answer["joined"] = asdict(parts.follower.joined)
-        if parts.taker is not None:
-            answer["snapshots"] = asdict(parts.taker.counters)
-        if parts.target is not None:
-            answer |= halt_status(parts.target)
-            answer["apply"] = asdict(parts.target.counters) | {
-                "mapped": parts.fitter.mapped,
-                "parked": parts.fitter.parked_changes,
-                "p50_seconds": parts.target.delays.percentile(0.50),
-                "p99_seconds": parts.target.delays.percentile(0.99),
-            }
-        return answer
+        services, name = self.services, self.config.name
+        return describe(
+            name, self._parts, self.state, self.sync(), self._recalled, services.capturing
+        )
 
 
 def _one_of(group: BaseException) -> BaseException:

@@ -1,0 +1,98 @@
+"""What a map on a node is made of: its judge, its way out, what it is applied with."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from bridge.apply.applier import ApplyTarget
+from bridge.bus.outbox import Outbox
+from bridge.bus.publish_loop import PublishLoop
+from bridge.config.settings import MapConfig
+from bridge.core.fingerprints import Fingerprints
+from bridge.core.identity import Identity
+from bridge.core.replica import Replica
+from bridge.errors import BridgeError
+from bridge.kernel.clock import clock_offset_ns
+from bridge.kernel.errors import UnsupportedError
+from bridge.kernel.maps import KernelMap, MapType
+from bridge.kernel.maptypes import LRU_TYPES
+from bridge.kernel.support import Support, judge
+from bridge.layout.fingerprint import fingerprint
+from bridge.layout.fitting import Fitter
+from bridge.layout.types import Layout
+from bridge.model import U8, Origin, new_incarnation
+from bridge.node.following import Follower
+from bridge.node.ignoring import both, counted_bytes
+from bridge.node.lane import Lane
+from bridge.node.layouts import own_layout
+from bridge.node.policies import folding_of
+from bridge.node.services import Services
+from bridge.node.snapshots import SnapshotTaker
+
+
+@dataclass(slots=True)
+class MapParts:
+    """What exists while the map is open."""
+
+    map: KernelMap
+    lane: Lane
+    layout: Layout | None
+    fitter: Fitter
+    counted: U8 | None  # bits of a value that count in comparisons
+    target: ApplyTarget | None = None
+    loop: PublishLoop | None = None
+    publishing: asyncio.Task[None] | None = None
+    follower: Follower | None = None
+    taker: SnapshotTaker | None = None
+    log: str = ""  # id of the log, of a map that is only published
+
+    @property
+    def layout_number(self) -> int:
+        """The layout's fingerprint; 0: not known."""
+        return 0 if self.layout is None else fingerprint(self.layout)
+
+
+def assemble(config: MapConfig, services: Services, kernel_map: KernelMap) -> MapParts:
+    """Raises ``BridgeError`` for a map that cannot be bridged like that, and closes it."""
+    role, info = config.role, kernel_map.info
+    verdict = judge(info)
+    if verdict.support is Support.NO:
+        kernel_map.close()
+        raise UnsupportedError(
+            f"map {config.name}: cannot be bridged, {verdict.reason}",
+            hint="`mapbridge maps --all` lists what can be",
+        )
+    if verdict.publish_only and role.applies:
+        kernel_map.close()
+        raise UnsupportedError(
+            f"map {config.name}: cannot be applied to, {verdict.reason} (got role {role})",
+            hint='set role = "publish" for this map',
+        )
+    origin = Origin(services.cluster, config.name, services.node, new_incarnation())
+    try:
+        layout = own_layout(config, kernel_map, services.report)
+        fitter = Fitter(layout, config.rules, clock_offset_ns)
+        counted = both(counted_bytes(config, kernel_map), fitter.compared)
+        folding = folding_of(config, info)
+    except BridgeError:
+        kernel_map.close()
+        raise
+    replica = Replica(
+        origin,
+        publishes=role.publishes,
+        applies=role.applies,
+        fingerprints=Fingerprints(info.key_size, counted) if role.publishes else None,
+        rereads=not role.applies,
+        folding=folding,
+    )
+    outbox = None
+    if role.publishes:
+        outbox = Outbox(info.key_size, info.value_size, services.outbox_bytes)
+    identity = Identity(
+        prefixes=info.type == MapType.LPM_TRIE,
+        evicts=info.type in LRU_TYPES,
+        policy=config.evict,
+    )
+    lane = Lane(replica, outbox, identity, dry=services.dry_run)
+    return MapParts(kernel_map, lane, layout, fitter, counted)
