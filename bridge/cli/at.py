@@ -50,10 +50,13 @@ def command(place: Place, name: str, config_path: Path, since: Place | None, as_
     """
     config = load(config_path)
     configured(config, name, config_path)
-    asyncio.run(_at(config, name, place, since, as_json))
+    asyncio.run(show(config, name, place, since, as_json=as_json))
 
 
-async def _at(config: Config, name: str, place: Place, since: Place | None, as_json: bool) -> None:
+async def show(
+    config: Config, name: str, place: Place, since: Place | None, *, as_json: bool
+) -> None:
+    """Print the map as it was at ``place``, or what was different at ``since``."""
     cluster = config.node.cluster
     own: dict[str, Layout] = {}
     try:
@@ -64,7 +67,7 @@ async def _at(config: Config, name: str, place: Place, since: Place | None, as_j
         last = await last_of(bus, cluster, place)
         before = 0 if since is None else await last_of(bus, cluster, since)
         if before > last:
-            raise click.UsageError("--since is later than TIME")
+            raise click.UsageError("the first time is later than the second")
         fold, earlier = Fold(), None
         layouts = _Layouts(LayoutBook(bus, cluster, own, _say))
         first_end = last if since is None else before

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +11,11 @@ import click
 import numpy as np
 
 from bridge.cli import output
+from bridge.cli.at import show
+from bridge.cli.layouts import configured
 from bridge.cli.options import config_option
 from bridge.cli.peers import peers_of
+from bridge.cli.places import PLACE, Place
 from bridge.config import Config, load
 from bridge.core.digests import BUCKETS_MAX, Drift, differing, lasting
 from bridge.errors import BridgeError
@@ -25,27 +29,47 @@ KEYS_SHOWN = 1_000
 
 @click.command("diff")
 @click.argument("name", metavar="MAP")
-@click.argument("nodes", metavar="NODE_A NODE_B", nargs=2)
+@click.argument("nodes", metavar="[NODE_A NODE_B]", nargs=-1)
+@click.option("--from", "begin", type=PLACE, help="Compare two times instead: the earlier one.")
+@click.option("--to", "end", type=PLACE, help="The later one.  [default: now]")
 @config_option
 @click.option(
     "--hex", "as_hex", is_flag=True, help="Bytes, although this machine's map has fields."
 )
 @output.json_option
 def command(
-    name: str, nodes: tuple[str, str], config_path: Path, as_hex: bool, as_json: bool
+    name: str,
+    nodes: tuple[str, ...],
+    begin: Place | None,
+    end: Place | None,
+    config_path: Path,
+    as_hex: bool,
+    as_json: bool,
 ) -> None:
     """List the keys that two nodes hold differently, as both were when they were read.
 
     What changes meanwhile shows as well; `mapbridge verify` tells it from drift. Exit code 0: no
     key differs; 1: some do.
 
+    With --from, and no nodes, the map of the cluster at two times is compared, as `mapbridge at`
+    does with --since.
+
     \b
     Examples:
       mapbridge diff ct node-a node-b
       mapbridge diff ct node-a node-b --json
+      mapbridge diff ct --from 1h --to 5m
     """
     config = load(config_path)
-    found, truncated = asyncio.run(_diff(config, name, nodes))
+    if begin is not None and not nodes:
+        configured(config, name, config_path)
+        later = end or Place(time_ns=time.time_ns())
+        asyncio.run(show(config, name, later, begin, as_json=as_json))
+        return
+    if len(nodes) != 2 or begin is not None or end is not None:
+        raise click.UsageError("name two nodes, or two times with --from and --to")
+    pair = (nodes[0], nodes[1])
+    found, truncated = asyncio.run(_diff(config, name, pair))
     shown = list(_shown(config, name, found[:KEYS_SHOWN], plain=as_hex))
     if as_json:
         output.print_json(

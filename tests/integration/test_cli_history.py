@@ -62,10 +62,14 @@ async def test_a_map_as_it_was(tmp_path: Path) -> None:
         )
         assert "20 entries, up to message 2" in errors
         lines, _ = await call(url, tmp_path, "at", "3", "flows", "--since", "2")
+        same, _ = await call(url, tmp_path, "diff", "flows", "--from", "2", "--to", "3")
+        assert same == lines
+        _, errors = await call(url, tmp_path, "diff", "flows", "one", code=2)
+        assert "name two nodes, or two times" in errors
         assert len(lines) == ROWS - 1
         assert all(line.startswith("+ saddr=10.0.0.") for line in lines)
         _, errors = await call(url, tmp_path, "at", "2", "flows", "--since", "3", code=2)
-        assert "--since is later than TIME" in errors
+        assert "the first time is later" in errors
 
 
 async def test_replay_to_lines_and_files(tmp_path: Path) -> None:
