@@ -217,10 +217,7 @@ class Replica:
 
     def forget(self, watermark: int) -> None:
         """No operation that began at or before ``watermark`` is still going on."""
-        watermark = min(watermark, self._drained)
-        if self._scan_began is not None:
-            watermark = min(watermark, self._scan_began - 1)
-        self._touches.forget(watermark)
+        self._touches.forget(min(watermark, self._drained))
 
     def rejoin(self, saved: int) -> None:
         """The map lived on since the stream's position ``saved`` had been applied to it.

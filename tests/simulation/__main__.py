@@ -22,6 +22,8 @@ def wrong_in(seed: int) -> tuple[int, list[str]]:
     """What is wrong at the end of one seed's run; a run that breaks off is wrong too."""
     try:
         return seed, World(seed).run()
+    except (TypeError, AttributeError, NameError):
+        raise  # a rule that was taken away clumsily has proved nothing
     except Exception as error:  # noqa: BLE001 - told with its seed
         return seed, [f"broke off: {error!r}"]
 

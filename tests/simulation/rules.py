@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
+from bridge.core.fingerprints import Fingerprints
 from bridge.core.origins import Admission, OriginTracker
 from bridge.core.overlaps import Overlaps
 from bridge.core.pending import Pending
@@ -91,10 +92,6 @@ def _refused_and_known(self: Replica, batch: DeltaBatch, *, full: bool) -> None:
 
 def _forget_everything(self: Replica, watermark: int) -> None:
     self._touches.forget(FOREVER - 1)
-
-
-def _forget_during_a_scan(self: Replica, watermark: int) -> None:
-    self._touches.forget(min(watermark, self._drained))
 
 
 def _forget_undrained(self: Replica, watermark: int) -> None:
@@ -187,16 +184,16 @@ RULES: dict[str, Mutation] = {
         ((Replica, "forget", _forget_undrained),),
     ),
     "5 open scan": Mutation(
-        "writes of the bridge are remembered while a scan is open",
-        ((Replica, "forget", _forget_during_a_scan),),
+        "a scan leaves out what was captured and judged since it began",
+        ((Fingerprints, "begin", lambda self: None),),
     ),
     "5 own writes of the bridge": Mutation(
         "a scan leaves out what the bridge wrote meanwhile",
         ((Touches, "since", lambda self, began, others=None: None),),
     ),
     "5 keys in doubt": Mutation(
-        "a scan leaves out keys in doubt and those that changed meanwhile",
-        ((Replica, "_unsure", lambda self, began: None),),
+        "a scan leaves out keys that are in doubt when it begins",
+        ((Replica, "_unsure", lambda self: None),),
     ),
     "5 losses": Mutation(
         "after a loss the whole map is compared",
