@@ -6,12 +6,10 @@ import asyncio
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import nats
 import orjson
-import pytest
 
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import MapType, create_map
@@ -19,7 +17,7 @@ from bridge.model import Origin, Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER
 from bridge.wire.subjects import delta_subject
-from tests.integration.kernel_support import needs, pin_folder, rows_of, unique_name
+from tests.integration.kernel_support import needs, rows_of, unique_name
 from tests.node_kit import (
     DEADLINE_SECONDS,
     KEY,
@@ -33,22 +31,6 @@ from tests.node_kit import (
 )
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    with ServerThread(tmp_path_factory.mktemp("nats")) as running:
-        yield running
-
-
-@pytest.fixture
-def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def test_inserts_updates_and_deletes_arrive(rig: Rig) -> None:

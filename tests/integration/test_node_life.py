@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,28 +10,11 @@ import pytest
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import KernelMap, MapType, create_map
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import MapEntry, NodeProcess
-from tests.integration.kernel_support import needs, pin_folder, rows_of, unique_name
+from tests.integration.kernel_support import needs, rows_of, unique_name
 from tests.node_kit import KEY, VALUE, Rig, content, fill, map_name, published, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    with ServerThread(tmp_path_factory.mktemp("nats")) as running:
-        yield running
-
-
-@pytest.fixture
-def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def named(rig: Rig, kernel_name: str) -> KernelMap:

@@ -6,37 +6,19 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import KernelMap
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import NodeProcess
-from tests.integration.kernel_support import needs, pin_folder, rows_of
+from tests.integration.kernel_support import needs, rows_of
 from tests.node_kit import DEADLINE_SECONDS, KEY, VALUE, Rig, content, fill, map_name, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    with ServerThread(tmp_path_factory.mktemp("nats")) as running:
-        yield running
-
-
-@pytest.fixture
-def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 class Writer(threading.Thread):
