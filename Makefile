@@ -73,7 +73,7 @@ test-vm: $(READY) ## the probes on a real kernel in a virtual machine (KERNEL=6.
 	$(BIN)/python -m tests.vm test --kernel $(KERNEL) $(ARGS)
 
 .PHONY: test-kernels
-test-kernels: $(READY) ## what is seen on each kernel; writes build/kernels.json, docs/kernels.md
+test-kernels: $(READY) ## what is seen on each kernel; writes build/kernels.json, docs/reference/kernels.md
 	$(BIN)/python -m tests.vm matrix $(ARGS)
 
 .PHONY: test-order
@@ -101,8 +101,8 @@ proto-check: $(READY) ## fail when the generated files are not what schemas/ giv
 	$(BIN)/python schemas/generate.py --check
 
 .PHONY: metrics-page
-metrics-page: $(READY) ## write docs/metrics.md out of the table of metrics
-	$(BIN)/python -m bridge.health.page docs/metrics.md
+metrics-page: $(READY) ## write docs/reference/metrics.md out of the table of metrics
+	$(BIN)/python -m bridge.health.page docs/reference/metrics.md
 
 .PHONY: wheel
 wheel: $(READY) ## build dist/*.whl

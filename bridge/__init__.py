@@ -1,7 +1,7 @@
 """Change data capture and multi-node replication of eBPF maps over NATS JetStream.
 
 For programs: ``subscribe`` and ``batches`` read the changes of maps out of the log, see
-docs/python.md. They are loaded when they are asked for.
+docs/reference/python.md. They are loaded when they are asked for.
 """
 
 from __future__ import annotations

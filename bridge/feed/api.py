@@ -1,7 +1,7 @@
 """The changes of maps for programs in Python: one by one, or as batches of numpy columns.
 
-``import bridge`` offers the names here; see docs/python.md. Needs no privileges and no map on the
-machine: layouts come from beside the log.
+``import bridge`` offers the names here; see docs/reference/python.md. Needs no privileges and no
+map on the machine: layouts come from beside the log.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every metric of the daemon, once: served at ``/metrics``, described in ``docs/metrics.md``.
+"""Every metric of the daemon, once: served at ``/metrics``, described in its page of the docs.
 
 No label ever holds a key of a map: the number of series follows from the configuration.
 """

@@ -1,4 +1,4 @@
-"""``docs/metrics.md`` out of the table of metrics: ``python -m bridge.health.page [FILE]``."""
+"""The docs' page of metrics out of their table: ``python -m bridge.health.page [FILE]``."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from bridge.feed.where import WhereError
 from tests.integration.test_cli_schema import SECONDS_MAX
 from tests.integration.test_cli_watch import MESSAGES, ROWS, log
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "python.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "reference" / "python.md"
 
 
 async def test_the_examples_of_the_documentation(tmp_path: Path) -> None:

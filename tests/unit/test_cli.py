@@ -233,14 +233,14 @@ def test_the_installed_command_runs() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    text = (ROOT / "docs" / "commands.md").read_text()
+    text = (ROOT / "docs" / "reference" / "commands.md").read_text()
     assert [name for name in main.ENTRIES if f"| `{name}` |" not in text] == []
 
 
 def test_every_key_is_documented() -> None:
     from bridge.config.document import Document
 
-    text = (ROOT / "docs" / "configuration.md").read_text()
+    text = (ROOT / "docs" / "reference" / "configuration.md").read_text()
     keys = {"maps": ("name", "pin", "map", "id", "role", "emit", "sweep", "ring", "lag")}
     for table, field in Document.model_fields.items():
         names = keys.get(table) or tuple(getattr(field.annotation, "model_fields", ()))

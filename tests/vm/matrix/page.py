@@ -1,4 +1,4 @@
-"""The kernel matrix as a page: ``docs/kernels.md`` out of ``build/kernels.json``.
+"""The kernel matrix as a page: ``docs/reference/kernels.md`` out of ``build/kernels.json``.
 
 The page is committed and holds figures of one run. ``read`` takes it apart again, so that a test
 can hold that the committed page is one that this generator would write for today's plan.
@@ -19,7 +19,7 @@ from tests.vm.kernels import CHECKOUT, SUITES
 from tests.vm.matrix.plan import KINDS, MODES, UNSEEN, Cell, State, Table, Unseen, places
 
 JSON: Final = CHECKOUT / "build" / "kernels.json"
-PAGE: Final = CHECKOUT / "docs" / "kernels.md"
+PAGE: Final = CHECKOUT / "docs" / "reference" / "kernels.md"
 NOT_TRIED: Final = "-"
 
 _HEAD = """# What is seen on which kernel
