@@ -153,6 +153,9 @@ class FeedPublisher:
     async def _last(self, link: Link) -> tuple[int, SourcePlace | None]:
         subject = f"{self._bus.api_prefix}.STREAM.MSG.GET.{self._stream}"
         reply = await link.call(subject, {"last_by_subj": self.subject})
+        if reply.error_code == STREAM_NOT_FOUND:  # somebody has deleted it
+            await self._ensure(link)
+            return 0, None
         if reply.error_code == _NO_MESSAGE:
             return 0, None
         if reply.error_code:

@@ -27,9 +27,10 @@ from bridge.config import Config, Storage, load
 from bridge.config.units import parse_duration
 from bridge.errors import BridgeError
 from bridge.feed.encoders import Kind
-from bridge.feed.feeding import FeedCounters, Feeder
+from bridge.feed.feeding import Feeder
 from bridge.feed.layouts import LayoutBook
 from bridge.feed.otlp import Collector, OtlpFeeder
+from bridge.feed.pouring import FeedCounters
 from bridge.layout.types import Layout
 
 FILE = "feeds.json"

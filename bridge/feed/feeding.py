@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from bridge.bus.feeds import FeedPublisher, SourcePlace
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import (
     MESSAGE_OVERHEAD_BYTES,
-    Broken,
-    Gap,
-    LogReplacedError,
     MessageTooLargeError,
     Received,
 )
 from bridge.feed.encoders import Encoder, Kind, encoder_of
 from bridge.feed.layouts import LayoutBook
-from bridge.feed.log import items_until
-from bridge.model import Position
+from bridge.feed.pouring import FeedCounters, pour, whole_messages
 
 MESSAGE_BYTES = 256 << 10  # of a feed's message, unless the broker takes less
-
-
-@dataclass(slots=True)
-class FeedCounters:
-    """What one feed did; every number only grows."""
-
-    read: int = 0  # messages of the log
-    changes: int = 0  # published
-    messages: int = 0  # published
-    bytes: int = 0
-    undescribed: int = 0  # changes without a layout, which a typed feed cannot carry
-    broken: int = 0
-    gaps: int = 0
-    refused: int = 0  # attempts that a collector did not take; each was made again
-    position: int = 0  # in the log: everything up to there is published
 
 
 class Feeder:
@@ -81,51 +61,23 @@ class Feeder:
         With ``until``, ends when the log has been published up to that sequence.
         """
         place = await self._publisher.open() or begin
-        while True:
-            try:
-                await self._from(place, until)
-                return
-            except LogReplacedError as error:
-                self._report(f"feed {self.name}: {error}; it begins with the new log")
-                self._drop()
-                log = await self._bus.log_state(self._cluster)
-                place = SourcePlace(log.id, 0)
+        await pour(self, self._bus, self._cluster, self._map, place, until, self._report)
 
-    async def _from(self, place: SourcePlace, until: int | None) -> None:
-        self._place = self.published = place
-        self.counters.position = place.sequence - (place.rows > 0)
-        if until is not None and self.counters.position >= until:
-            return
-        after = Position(max(place.sequence - (place.rows > 0), 0))
-        subscription = self._bus.subscribe(self._cluster, [self._map], after, log_id=place.log)
-        try:
-            async for item in items_until(subscription, until):
-                match item:
-                    case Received():
-                        skipped = place.rows if item.sequence == place.sequence else 0
-                        await self._take(item, skipped, subscription.log_id)
-                    case Broken():
-                        self.counters.broken += 1
-                        self._report(f"feed {self.name}: a message was skipped: {item.reason}")
-                    case Gap():
-                        self.counters.gaps += 1
-                        self._report(
-                            f"feed {self.name}: messages {item.first_missing} to "
-                            f"{item.last_missing} expired before they were read"
-                        )
-                if subscription.pending == 0:
-                    await self._flush()
-                    await self._sent()
-            await self._flush()
-            await self._sent()
-        finally:
-            if self._in_flight is not None:
-                self._in_flight.cancel()
-                await asyncio.gather(self._in_flight, return_exceptions=True)
-                self._in_flight = None
-            await subscription.close()
+    async def settle(self) -> None:
+        await self._flush()
+        await self._sent()
 
-    async def _take(self, item: Received, skipped: int, log: str) -> None:
+    async def begin_anew(self) -> None:
+        await self._publisher.open()  # whether what was on its way is stored, nobody knows
+
+    async def forget(self) -> None:
+        self._drop()
+        sending, self._in_flight = self._in_flight, None
+        if sending is not None:
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def take(self, item: Received, skipped: int, log: str) -> None:
         delta, counters = item.delta, self.counters
         counters.read += 1
         layout = await self._book.of(delta)
@@ -180,7 +132,7 @@ class Feeder:
         counters.messages += 1
         counters.bytes += len(data)
         counters.changes += rows
-        counters.position = place.sequence - (place.rows > 0)
+        counters.position = whole_messages(place)
         self.published = place
 
     def _drop(self) -> None:

@@ -17,15 +17,13 @@ import numpy as np
 
 from bridge.bus.feeds import SourcePlace
 from bridge.bus.nats_bus import NatsBus
-from bridge.bus.protocol import Broken, Gap, LogReplacedError, Received
+from bridge.bus.protocol import Received
 from bridge.errors import BridgeError, Exit, UnavailableError
-from bridge.feed.feeding import FeedCounters
 from bridge.feed.layouts import LayoutBook
-from bridge.feed.log import items_until
+from bridge.feed.pouring import FeedCounters, pour
 from bridge.feed.rows import Fields, FieldsOf, tell
 from bridge.layout.render import Shown
 from bridge.layout.types import Layout
-from bridge.model import Position
 
 if TYPE_CHECKING:
     from opentelemetry.sdk._logs import ReadableLogRecord
@@ -135,42 +133,18 @@ class OtlpFeeder:
 
     async def run(self, begin: SourcePlace, until: int | None) -> None:
         """Send from ``begin`` on; never ends by itself without ``until``."""
-        place = begin
-        while True:
-            try:
-                await self._from(place, until)
-                return
-            except LogReplacedError as error:
-                self._report(f"feed {self.name}: {error}; it begins with the new log")
-                place = SourcePlace((await self._bus.log_state(self._cluster)).id, 0)
+        await pour(self, self._bus, self._cluster, self._map, begin, until, self._report)
 
-    async def _from(self, place: SourcePlace, until: int | None) -> None:
-        self.published = place
-        done = place.sequence - (place.rows > 0)
-        self.counters.position = done
-        if until is not None and done >= until:
-            return
-        position = Position(max(done, 0))
-        subscription = self._bus.subscribe(self._cluster, [self._map], position, log_id=place.log)
-        try:
-            async for item in items_until(subscription, until):
-                match item:
-                    case Received():
-                        skipped = place.rows if item.sequence == place.sequence else 0
-                        await self._take(item, skipped, subscription.log_id)
-                    case Broken():
-                        self.counters.broken += 1
-                        self._report(f"feed {self.name}: a message was skipped: {item.reason}")
-                    case Gap():
-                        self.counters.gaps += 1
-                        self._report(
-                            f"feed {self.name}: messages {item.first_missing} to "
-                            f"{item.last_missing} expired before they were read"
-                        )
-        finally:
-            await subscription.close()
+    async def settle(self) -> None:
+        """Nothing is held back: ``take`` returns when the collector has the message."""
 
-    async def _take(self, item: Received, skipped: int, log: str) -> None:
+    async def begin_anew(self) -> None:
+        """A collector has no place of its own."""
+
+    async def forget(self) -> None:
+        """Nothing is held back."""
+
+    async def take(self, item: Received, skipped: int, log: str) -> None:
         counters, total = self.counters, len(item.delta.batch)
         counters.read += 1
         layout = await self._book.of(item.delta)

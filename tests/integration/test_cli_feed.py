@@ -230,3 +230,29 @@ async def test_of_two_that_publish_one_feed_one_is_refused(tmp_path: Path) -> No
             assert numbers == list(range(len(numbers)))
         finally:
             await bus.close()
+
+
+async def test_a_feed_goes_on_with_a_log_made_anew(tmp_path: Path) -> None:
+    """Somebody deletes the streams, the feeds' own included, under a feed that runs."""
+    async with EmbeddedServer(tmp_path / "server") as server:
+        bus = await open_bus(BusSettings("b", (server.url,)))
+        try:
+            await store_layout(bus)
+            source, subject = Publisher(bus), "mapbridge.c.feed.json.flows"
+            process = feed(configure(tmp_path, server.url), "--kind", "json")
+            await source.publish(1, 3)
+            await eventually(partial(grown, bus, subject, 0))
+            link = await bus.link()
+            for name in ("MAPBRIDGE_c", STREAM):
+                await link.call(f"$JS.API.STREAM.DELETE.{name}", {})
+            await store_layout(bus)
+            source = Publisher(bus)
+            source.changes = 100
+            await source.publish(1, 2)
+            await eventually(partial(grown, bus, subject, 0))
+            process.send_signal(signal.SIGTERM)
+            _, errors = await finished(process)
+            assert numbers_of("json", await stored(bus, subject)) == [100, 101]
+            assert "it begins with the new log" in errors
+        finally:
+            await bus.close()
