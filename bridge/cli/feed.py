@@ -21,10 +21,9 @@ from bridge.bus.streams import LogSettings
 from bridge.cli import output
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import layout_here
-from bridge.cli.options import config_option
+from bridge.cli.options import Duration, config_option
 from bridge.cli.places import PLACE, Place
 from bridge.config import Config, Storage, load
-from bridge.config.units import parse_duration
 from bridge.errors import BridgeError
 from bridge.feed.encoders import Kind
 from bridge.feed.feeding import Feeder
@@ -48,23 +47,6 @@ class Running(Protocol):
     async def run(self, begin: SourcePlace, until: int | None) -> None: ...
 
 
-class Duration(click.ParamType[float]):
-    """``24h``: seconds."""
-
-    name = "DURATION"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        try:
-            seconds = parse_duration(str(value))
-            if seconds < MAX_AGE_SECONDS_MIN:
-                raise ValueError(f"must be at least {MAX_AGE_SECONDS_MIN:.0f}s")
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        return seconds
-
-
 @click.command("feed")
 @click.argument("names", metavar="[MAP...]", nargs=-1)
 @config_option
@@ -81,7 +63,7 @@ class Duration(click.ParamType[float]):
 @click.option("--from", "start", type=PLACE, help="Where a feed begins that has never run: start.")
 @click.option(
     "--max-age",
-    type=Duration(),
+    type=Duration(MAX_AGE_SECONDS_MIN),
     default="24h",
     show_default=True,
     help="How long the feeds keep a message, when their stream has to be made.",

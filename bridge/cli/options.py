@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import click
 
+from bridge.config.units import parse_duration
+
 Command = TypeVar("Command", bound=Callable[..., object])
 
 CONFIG_FILE = Path("/etc/mapbridge/mapbridge.toml")
+_NUMBER = re.compile(r"\d+(\.\d*)?")
 RATE_MAX = 10_000_000  # changes per second that a measurement may ask for
+
+
+class Duration(click.ParamType[float]):
+    """``30s``, ``24h``, or a plain number of seconds; the command gets seconds."""
+
+    name = "DURATION"
+
+    def __init__(self, seconds_min: float = 0.0) -> None:
+        self.seconds_min = seconds_min
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        try:
+            seconds = float(text) if _NUMBER.fullmatch(text) else parse_duration(text)
+            if seconds < self.seconds_min:
+                raise ValueError(f"must be at least {self.seconds_min:g}s")
+        except ValueError as error:
+            self.fail(f"{error} (got {text!r})", param, ctx)
+        return seconds
 
 
 def config_option(command: Command) -> Command:

@@ -106,7 +106,7 @@ class Peers:
                     answer.get("evicts") is True,
                 )
             )
-        _check_forms(name, {n: str(a.get("form")) for n, a in zip(nodes, answers, strict=True)})
+        _check_forms(name, dict(zip(nodes, answers, strict=True)))
         return found
 
     async def entries(
@@ -164,14 +164,24 @@ class Peers:
         return list(answers)
 
 
-def _check_forms(name: str, forms: dict[str, str]) -> None:
-    """Bytes of maps whose sizes or layouts differ cannot be compared."""
+def _check_forms(name: str, answers: dict[str, Answer]) -> None:
+    """Bytes of maps whose sizes, rules or layouts differ cannot be compared.
+
+    A map whose layout nothing tells holds the bytes that were sent, so it goes with any.
+    """
+    forms = {node: str(answer.get("form")) for node, answer in answers.items()}
+    layouts = {node: str(answer.get("layout", "")) for node, answer in answers.items()}
     if len(set(forms.values())) > 1:
-        told = ", ".join(f"{node}: {form}" for node, form in forms.items())
-        raise BridgeError(
-            f"map {name}: cannot be compared, sizes or layouts differ (got {told})",
-            hint="see `mapbridge schema check`",
-        )
+        what, told, hint = "sizes or field rules", forms, "make them the same on all nodes"
+    elif len(set(layouts.values()) - {""}) > 1:
+        what, told, hint = "layouts", layouts, "see `mapbridge schema check`"
+    else:
+        return
+    listed = ", ".join(f"{node}: {form or 'not known'}" for node, form in told.items())
+    raise BridgeError(
+        f"map {name}: cannot be compared, its {what} differ between nodes (got {listed})",
+        hint=hint,
+    )
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bridge.cli import output
-from bridge.cli.options import config_option
+from bridge.cli.options import Duration, config_option
 from bridge.cli.status import read_running
 from bridge.config import load
 from bridge.node.requests import ask
@@ -19,9 +19,8 @@ from bridge.node.requests import ask
 @click.option(
     "--timeout",
     "timeout_seconds",
-    metavar="SECONDS",
-    type=click.FloatRange(min=1),
-    default=60.0,
+    type=Duration(1.0),
+    default="60s",
     show_default=True,
     help="How long to wait for it.",
 )
@@ -35,7 +34,7 @@ def command(name: str, config_path: Path, timeout_seconds: float, as_json: bool)
     \b
     Examples:
       mapbridge snapshot conntrack
-      mapbridge snapshot conntrack --timeout 300 --json
+      mapbridge snapshot conntrack --timeout 5m --json
     """
     config = load(config_path)
     names = [entry.name for entry in config.maps]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bridge.cli import cluster, output
-from bridge.cli.options import config_option
+from bridge.cli.options import Duration, config_option
 from bridge.config import Config, load
 from bridge.errors import BridgeError, Exit
 from bridge.node.instance import read_status
@@ -52,9 +52,8 @@ class NotSyncedError(BridgeError):
 @click.option(
     "--timeout",
     "timeout_seconds",
-    metavar="SECONDS",
-    type=click.FloatRange(min=0),
-    default=30.0,
+    type=Duration(),
+    default="30s",
     show_default=True,
     help="How long to wait; 0 asks once.",
 )
@@ -76,7 +75,7 @@ def command(
     \b
     Examples:
       mapbridge status
-      mapbridge status --wait-synced ct --timeout 30
+      mapbridge status --wait-synced ct --timeout 30s
       mapbridge status --wait-synced all --timeout 0 --json
       mapbridge status --wait-synced ct --node lb-2
       mapbridge status --nodes

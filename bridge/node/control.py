@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ class MapView:
     sequence: Callable[[], int]
     level: Callable[[], bool]
     counted: U8 | None = None
-    layout: str = ""  # of the map's fields, where it is known
+    layout: str = ""  # of the map's fields, empty where nothing tells
     gate: ApplyGate | None = None
     joined: bool = True
 
@@ -57,6 +58,13 @@ class MapView:
         for keys, values in self.map.scan():
             counted = values if self.counted is None else values & self.counted
             yield self.lane.identity.keys(keys), counted
+
+    def form(self) -> str:
+        """What must be the same of two maps whose bytes are compared, whatever these mean."""
+        sizes = f"{self.map.info.key_size}+{self.map.info.value_size} bytes"
+        if self.counted is None:
+            return sizes
+        return f"{sizes}, compared in part ({zlib.crc32(self.counted.tobytes()):08x})"
 
 
 class Control:
@@ -134,7 +142,8 @@ def _digest(view: MapView, question: Answer) -> Answer:
     return {
         "sequence": sequence,
         "entries": int(digest.counts.sum()),
-        "form": f"{view.map.info.key_size}+{view.map.info.value_size} bytes{view.layout}",
+        "form": view.form(),
+        "layout": view.layout,
         "evicts": not view.lane.identity.missing_means_deleted,
         "sums": pack(digest.sums.view(np.uint8)),
         "counts": pack(digest.counts.view(np.uint8)),

@@ -357,7 +357,7 @@ class MapWorker:
             sequence=self.position,
             level=lambda: follower is None or follower.level(),
             counted=parts.counted,
-            layout="" if parts.layout is None else f", layout {parts.layout_number:016x}",
+            layout="" if parts.layout is None else f"{parts.layout_number:016x}",
             gate=None if target is None else target.gate,
             joined=self.state == MapState.RUNNING,
         )

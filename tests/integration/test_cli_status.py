@@ -35,7 +35,7 @@ def test_a_script_can_wait_for_a_map(rig: Rig) -> None:
     source = rig.node("a", rig.entry(name, "a", Role.REPLICATE))
     late = rig.node("b", rig.entry(name, "b", Role.REPLICATE), ready=False)
     config = ["-c", str(late.config_path)]
-    done = mapbridge("status", *config, "--wait-synced", name, "--timeout", "60")
+    done = mapbridge("status", *config, "--wait-synced", name, "--timeout", "60s")
     assert done.returncode == 0, done.stderr
     assert b.count() == 4_999, "said before it was true"
     assert f"{name}  replicate  running  yes" in done.stdout

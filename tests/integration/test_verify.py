@@ -11,6 +11,7 @@ from bridge.kernel.features import Capability
 from bridge.kernel.maps import KernelMap
 from bridge.model import Role
 from tests.integration.kernel_support import needs, rows_of
+from tests.integration.test_node_layouts import DECLARED
 from tests.node_kit import KEY, VALUE, Rig, content, fill, map_name, mapbridge, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
@@ -98,3 +99,27 @@ def test_a_map_that_runs_nowhere(three: Three) -> None:
     assert ended.returncode == 69
     assert "nothing to compare" in ended.stderr
     assert "Try:" in ended.stderr
+
+
+def test_a_map_without_a_layout_is_compared_by_its_bytes(rig: Rig) -> None:
+    name = map_name()
+    first, second = rig.map("a"), rig.map("b")
+    rig.node("a", rig.entry(name, "a", Role.REPLICATE, DECLARED))
+    rig.node("b", rig.entry(name, "b", Role.REPLICATE))
+    fill(first, range(101), 1)
+    until(lambda: content(first) == content(second), "equal maps")
+    config = str(rig.directory / "a" / "mapbridge.toml")
+    ended = mapbridge("verify", name, "-c", config, "--json")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert orjson.loads(ended.stdout)["nodes"] == {"a": 101, "b": 101}
+
+
+def test_maps_that_are_compared_by_different_rules_are_refused(rig: Rig) -> None:
+    name = map_name()
+    rig.map("a"), rig.map("b")
+    rig.node("a", rig.entry(name, "a", Role.REPLICATE, 'ignore = ["0:8"]'))
+    rig.node("b", rig.entry(name, "b", Role.REPLICATE))
+    ended = mapbridge("verify", name, "-c", str(rig.directory / "a" / "mapbridge.toml"))
+    assert ended.returncode == 1
+    assert "its sizes or field rules differ between nodes" in ended.stderr
+    assert "Try: make them the same" in ended.stderr
