@@ -13,19 +13,17 @@ import orjson
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Gap, Received
 from bridge.cli.broker import reader_bus
-from bridge.cli.layouts import configured, layout_here
+from bridge.cli.layouts import configured, layout_or_reason
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
 from bridge.cli.places import PLACE, Place
 from bridge.config import Config, load
-from bridge.errors import BridgeError
 from bridge.feed.fold import Entry, Fold
 from bridge.feed.layouts import LayoutBook
 from bridge.feed.past import Past, doubtful, forgotten, newest_past
 from bridge.feed.replay import history
 from bridge.feed.rows import Fields, FieldsOf
 from bridge.layout.render import Shown, line_of, wall_clocks
-from bridge.layout.types import Layout
 
 
 @click.command("at")
@@ -58,11 +56,7 @@ async def show(
 ) -> None:
     """Print the map as it was at ``place``, or what was different at ``since``."""
     cluster = config.node.cluster
-    own: dict[str, Layout] = {}
-    try:
-        own[name] = layout_here(config.map(name))
-    except BridgeError as error:
-        _say(f"fields of this machine are not known: {error}")
+    own = {name: layout_or_reason(config.map(name))}
     async with reader_bus(config, "at") as bus:
         last = await last_of(bus, cluster, place)
         before = 0 if since is None else await last_of(bus, cluster, since)

@@ -53,6 +53,14 @@ def layout_here(entry: MapConfig) -> Layout:
         return map_layout(opened, declared, entry.rules)
 
 
+def layout_or_reason(entry: MapConfig) -> Layout | str:
+    """The same, or why it is not known."""
+    try:
+        return layout_here(entry)
+    except BridgeError as error:
+        return str(error)
+
+
 def find_layout(text: str, config_path: Path | None) -> Found:
     """What a person names: ``MAP``, ``MAP@FINGERPRINT``, ``id:N``, ``name:NAME`` or a pin."""
     selector = _selector(text)

@@ -14,13 +14,12 @@ import numpy as np
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Item, Received
 from bridge.cli.broker import reader_bus
-from bridge.cli.layouts import layout_here
+from bridge.cli.layouts import layout_or_reason
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
 from bridge.cli.places import PLACE_OR_SNAPSHOT, Place
 from bridge.cli.watch_output import Columns, JsonLines, Lines, Printer
 from bridge.config import Config, load
-from bridge.errors import BridgeError
 from bridge.feed.layouts import LayoutBook
 from bridge.feed.past import needed_past
 from bridge.feed.rows import FieldsOf
@@ -133,7 +132,7 @@ def command(
 async def _watch(
     config: Config,
     chosen: Chosen,
-    own: dict[str, Layout],
+    own: dict[str, Layout | str],
     begin: Place | None,
     count: int | None,
     printer: Printer,
@@ -188,19 +187,13 @@ async def _position(bus: NatsBus, cluster: str, begin: Place | None) -> Position
     return Position(min(await begin.first(bus, cluster) - 1, last))
 
 
-def _own_layouts(config: Config, chosen: Chosen) -> dict[str, Layout]:
+def _own_layouts(config: Config, chosen: Chosen) -> dict[str, Layout | str]:
     """The layouts of this machine's maps; a filter is checked against them before it begins."""
-    found: dict[str, Layout] = {}
-    for name in chosen.maps:
-        try:
-            found[name] = layout_here(config.map(name))
-        except BridgeError as error:
-            if not chosen.as_hex:
-                _say(f"fields of this machine are not known: {error}")
-        else:
-            if chosen.where is not None:
-                chosen.where.check(found[name])
-    return found
+    found = {name: layout_or_reason(config.map(name)) for name in chosen.maps}
+    for layout in found.values():
+        if chosen.where is not None and isinstance(layout, Layout):
+            chosen.where.check(layout)
+    return {} if chosen.as_hex and chosen.where is None else found
 
 
 def _say(text: str) -> None:

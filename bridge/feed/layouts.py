@@ -22,7 +22,8 @@ def _ignore(text: str) -> None:
 class LayoutBook:
     """Layouts by map and fingerprint, asked for once. ``own`` are those of this machine's maps.
 
-    A batch that names no layout is read by this machine's one, when its sizes are the same.
+    A batch that names no layout is read by this machine's one, when its sizes are the same. In the
+    place of one that is not known stands why, which is told when it would have been needed.
     ``report`` gets a sentence, once, for a layout that cannot be had.
     """
 
@@ -30,11 +31,12 @@ class LayoutBook:
         self,
         bus: NatsBus,
         cluster: str,
-        own: Mapping[str, Layout] | None = None,
+        own: Mapping[str, Layout | str] | None = None,
         report: Callable[[str], None] = _ignore,
     ) -> None:
         self._store = SchemaStore(bus, cluster)
-        self._own = dict(own or {})
+        self._own = {name: it for name, it in (own or {}).items() if isinstance(it, Layout)}
+        self._reasons = {name: it for name, it in (own or {}).items() if isinstance(it, str)}
         self._report = report
         self._known: dict[tuple[str, int], Layout | None] = {}
         for name, layout in self._own.items():
@@ -45,6 +47,9 @@ class LayoutBook:
         name = delta.origin.map
         if delta.layout == 0:
             found = self._own.get(name)
+            reason = self._reasons.pop(name, "")
+            if reason:
+                self._report(f"fields of this machine are not known: {reason}")
         else:
             place = (name, delta.layout)
             if place not in self._known:
