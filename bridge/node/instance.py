@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
 from pathlib import Path
 from types import TracebackType
 
@@ -41,7 +42,7 @@ class StateDirectory:
                 f"state directory {self.path}: {reason}", hint="set node.state_dir"
             ) from error
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.fcntl(self._lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
         except BlockingIOError as error:
             holder = os.read(self._lock, 32).decode(errors="replace").strip()
             os.close(self._lock)
@@ -76,8 +77,32 @@ class StateDirectory:
 
 def read_status(path: Path) -> dict[str, object] | None:
     """What the bridge with this state directory last said of itself; ``None``: it does not run."""
+    if not _is_locked(path / "lock"):
+        return None
     try:
         content = orjson.loads((path / "status.json").read_bytes())
     except (FileNotFoundError, orjson.JSONDecodeError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a process holds that lock; asked without taking it, which could keep one out.
+
+    The kernel gives a lock back when its process dies, so what a killed bridge said of itself a
+    moment ago does not count (fcntl(2), F_OFD_GETLK).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
+    finally:
+        os.close(descriptor)
+    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+
+
+def _whole_file(kind: int) -> bytes:
+    """``struct flock``: kind, whence, start, length (0: to the end), process (0 for OFD locks)."""
+    return struct.pack("hhqqi4x", kind, os.SEEK_SET, 0, 0, 0)

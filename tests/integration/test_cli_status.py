@@ -54,7 +54,12 @@ def test_a_script_can_wait_for_a_map(rig: Rig) -> None:
         late.process.send_signal(signal.SIGCONT)
     assert hangs.returncode == 69
     assert "has said nothing for" in hangs.stderr
-    late.stop()
+    late.process.kill()
+    late.process.wait()
+    assert (late.state_directory / "status.json").exists(), "a killed process tidies up nothing"
+    killed = mapbridge("status", *config, "--wait-synced", name, "--timeout", "0")
+    assert killed.returncode == 69
+    assert "no bridge runs here" in killed.stderr
     gone = mapbridge("status", *config, "--wait-synced", name, "--timeout", "0.2", "--json")
     assert gone.returncode == 69
     assert "no bridge runs here" in json.loads(gone.stderr)["error"]["message"]
