@@ -100,7 +100,8 @@ def _is_locked(path: Path) -> bool:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_RDLCK))
     finally:
         os.close(descriptor)
-    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+    (kind,) = struct.unpack_from("h", answer)
+    return bool(kind != fcntl.F_UNLCK)
 
 
 def _whole_file(kind: int) -> bytes:
