@@ -100,9 +100,10 @@ proto: $(READY) ## generate bridge/wire/*_pb2.py from schemas/
 proto-check: $(READY) ## fail when the generated files are not what schemas/ gives
 	$(BIN)/python schemas/generate.py --check
 
-.PHONY: metrics-page
-metrics-page: $(READY) ## write docs/reference/metrics.md out of the table of metrics
+.PHONY: pages
+pages: $(READY) ## write the docs' pages that come out of the code: metrics and options
 	$(BIN)/python -m bridge.health.page docs/reference/metrics.md
+	$(BIN)/python -m bridge.cli.reference docs/reference/options.md
 
 .PHONY: wheel
 wheel: $(READY) ## build dist/*.whl

@@ -12,7 +12,7 @@ _HEAD = """\
 # Metrics
 
 Served at `/metrics` of the daemon where [`[http] listen`](health.md) is set. Written by
-`make metrics-page`.
+`make pages`.
 
 Every name begins with `mapbridge_`. Counters end in `_total` and begin anew with the process, those
 of a map with each map that takes its place. Seconds and bytes are the only units. No label ever

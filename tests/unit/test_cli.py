@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -237,17 +238,28 @@ def test_every_command_is_documented() -> None:
     assert [name for name in main.ENTRIES if f"| `{name}` |" not in text] == []
 
 
+def test_every_option_is_documented() -> None:
+    from bridge.cli.reference import render, undocumented
+
+    page = ROOT / "docs" / "reference" / "options.md"
+    assert page.read_text() == render(), "run `make pages`"
+    assert undocumented() == []
+
+
 def test_every_key_is_documented() -> None:
-    from bridge.config.document import Document
+    from bridge.config.document import Document, MapTable
 
     text = (ROOT / "docs" / "reference" / "configuration.md").read_text()
-    keys = {"maps": ("name", "pin", "map", "id", "role", "emit", "sweep", "ring", "lag")}
     for table, field in Document.model_fields.items():
-        names = keys.get(table) or tuple(getattr(field.annotation, "model_fields", ()))
-        assert names, table
+        model = MapTable if table == "maps" else field.annotation
+        fields = getattr(model, "model_fields", {})
+        assert fields, table
         section = text.split(f"`[{table}]`" if table != "maps" else "`[[maps]]`")[1]
         section = section.split("\n## ")[0]
-        assert [name for name in names if f"`{name}`" not in section] == [], table
+        names = [each.alias or name for name, each in fields.items()]
+        assert [name for name in names if not re.search(rf"[`.\[]{name}[`\]]", section)] == [], (
+            table
+        )
 
 
 def test_resources_are_found() -> None:

@@ -65,7 +65,7 @@ def samples(document: dict[str, object]) -> Iterator[tuple[str, dict[str, str], 
 
 def test_the_page_is_what_the_table_gives() -> None:
     page = ROOT / "docs" / "reference" / "metrics.md"
-    assert page.read_text() == render(), "run `make metrics-page`"
+    assert page.read_text() == render(), "run `make pages`"
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
