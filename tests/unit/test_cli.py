@@ -257,9 +257,8 @@ def test_every_key_is_documented() -> None:
         section = text.split(f"`[{table}]`" if table != "maps" else "`[[maps]]`")[1]
         section = section.split("\n## ")[0]
         names = [each.alias or name for name, each in fields.items()]
-        assert [name for name in names if not re.search(rf"[`.\[]{name}[`\]]", section)] == [], (
-            table
-        )
+        missing = [name for name in names if not re.search(rf"[`.\[]{name}[`\]]", section)]
+        assert missing == [], table
 
 
 def test_resources_are_found() -> None:

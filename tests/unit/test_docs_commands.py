@@ -1,4 +1,4 @@
-"""Every line of the documentation that calls ``mapbridge`` names a command and options there are."""
+"""Every call of ``mapbridge`` in the docs names a command and options that there are."""
 
 from __future__ import annotations
 
@@ -67,5 +67,6 @@ def test_calls_are_understood(page: Path) -> None:
 
 
 def test_calls_are_found_and_judged() -> None:
-    text = "Try `mapbridge status --nodes`.\n\n    mapbridge nothing\n\n```\n# mapbridge run --fast\n```\n"
+    text = "Try `mapbridge status --nodes`.\n\n    mapbridge nothing\n\n"
+    text += "```\n# mapbridge run --fast\n```\n"
     assert [wrong(call) for call in calls(text)] == ["no option --fast", "", "no command nothing"]
