@@ -105,6 +105,10 @@ pages: $(READY) ## write the docs' pages that come out of the code: metrics and 
 	$(BIN)/python -m bridge.health.page docs/reference/metrics.md
 	$(BIN)/python -m bridge.cli.reference docs/reference/options.md
 
+.PHONY: site
+site: $(READY) ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --quiet
+
 .PHONY: wheel
 wheel: $(READY) ## build dist/*.whl
 	$(BIN)/python -m build --wheel

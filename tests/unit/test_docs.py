@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,16 @@ def test_every_page_is_reached_from_the_index() -> None:
     docs = ROOT / "docs"
     pages = {str(page.relative_to(docs)) for page in PAGES if docs in page.parents}
     assert {page for page in pages - {"index.md"} if f"({page})" not in index} == set()
+
+
+def test_the_site_can_be_built(tmp_path: Path) -> None:
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    built = subprocess.run(
+        [mkdocs, "build", "--quiet", "--site-dir", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    assert "architecture.html" in (tmp_path / "index.html").read_text()
