@@ -15,6 +15,7 @@ NEW_KERNEL ?= 7.2
 SESSIONS ?= 1009
 SEEDS ?= 500
 ROUNDS ?= 9
+MINUTES ?= 30
 CAPTURE ?= kprobe
 ORDER ?= --order-repetitions 50 --order-rounds 100000
 ARGS ?=
@@ -63,6 +64,10 @@ simulate: $(READY) ## seeded runs of the core with faults (SEEDS=500)
 .PHONY: chaos
 chaos: $(READY) ## three nodes, three servers, load and a fault a round (ROUNDS=9)
 	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) $(ARGS)
+
+.PHONY: soak
+soak: $(READY) ## random load and faults for long; nothing may grow (MINUTES=30); writes build/soak/
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root

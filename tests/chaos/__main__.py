@@ -1,51 +1,21 @@
 """Three nodes and three servers under load, one fault a round: `python -m tests.chaos --rounds 9`.
 
-After each round the writers rest, and all maps must become equal, and hold what was written. Needs
-root, `ip`, clang, and a nats-server; maps, programs, bridges and servers are real.
+Needs root, `ip`, clang, and a nats-server; maps, programs, bridges and servers are real.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import random
-import subprocess
 import sys
-import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 
-from bridge.bench.churn import MAP, loaded_churn
 from bridge.errors import BridgeError
-from bridge.kernel.objects import default_cache
-from bridge.rig.claim import Claim, reap_leftovers
-from bridge.rig.compare import compare
-from tests.chaos.faults import FAULTS, SETTLE_SECONDS_MAX, Stage
-from tests.chaos.load import Load, Verdict, judge
-from tests.chaos.servers import ServerCluster
-
-NODES = 3
-BEFORE_SECONDS = 1.0
-POLL_SECONDS = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Round:
-    """``resync_seconds``: from the end of the fault, with its backlog, until all maps are equal."""
-
-    number: int
-    fault: str
-    whom: str
-    fault_seconds: float
-    changes: int
-    resync_seconds: float
-    lost: int
-    drift: int
-    verified: bool  # `mapbridge verify` says the same
+from bridge.rig.claim import reap_leftovers
+from tests.chaos.faults import FAULTS
+from tests.chaos.rounds import Round, line_of, open_stage, play
 
 
 def main() -> int:
@@ -58,114 +28,13 @@ def main() -> int:
     options = parser.parse_args()
     reap_leftovers()
     rounds: list[Round] = []
-    with _stage(keep=options.keep) as stage:
+    with open_stage(keep=options.keep) as stage:
         for number in range(options.rounds):
             fault = options.fault or list(FAULTS)[number % len(FAULTS)]
-            done = _play(stage, number, fault, random.Random(f"{options.seed}/{number}"))
+            done = play(stage, number, fault, random.Random(f"{options.seed}/{number}"))
             rounds.append(done)
-            print(json.dumps(asdict(done)) if options.json else _line(done), flush=True)
+            print(json.dumps(asdict(done)) if options.json else line_of(done), flush=True)
     return _summary(rounds)
-
-
-@contextlib.contextmanager
-def _stage(*, keep: bool) -> Iterator[Stage]:
-    with contextlib.ExitStack() as stack:
-        directory = Path(tempfile.mkdtemp(prefix="mapbridge-chaos-"))
-        if keep:
-            print(f"directories: {directory}", file=sys.stderr)
-        else:
-            temporary = tempfile.TemporaryDirectory(prefix="mapbridge-chaos-")
-            directory.rmdir()
-            directory = Path(stack.enter_context(temporary))
-        claim = stack.enter_context(Claim.take())
-        claim.pin_directory.mkdir(parents=True)
-        loads = []
-        for number in range(NODES):
-            pins = claim.pin_directory / f"n{number + 1}"
-            churn = stack.enter_context(loaded_churn(default_cache(), pins, ["EMIT"]))
-            loads.append(Load(churn, number))
-        cluster = stack.enter_context(ServerCluster(claim, directory))
-        stage = Stage(directory, cluster, loads)
-        stage.until_equal = lambda: _settle(stage).good
-        stack.callback(_stop_nodes, stage)
-        for number in range(NODES):
-            stage.nodes.append(stage.start_node(number))
-        for node in stage.nodes:
-            node.await_running()
-        yield stage
-
-
-def _stop_nodes(stage: Stage) -> None:
-    for node in stage.nodes:
-        node.stop()
-
-
-def _play(stage: Stage, number: int, name: str, chance: random.Random) -> Round:
-    before = sum(load.changes for load in stage.loads)
-    for load in stage.loads:
-        load.start()
-    time.sleep(BEFORE_SECONDS)
-    seconds = chance.uniform(1.0, 6.0)
-    with FAULTS[name](stage, chance, seconds) as whom:
-        time.sleep(seconds)
-    ended = time.monotonic()
-    for load in stage.loads:
-        load.stop()
-    verdict = _settle(stage)
-    resync = time.monotonic() - ended
-    if not verdict.good:
-        _explain(stage)
-    stage.cluster.await_healthy()
-    for node in stage.nodes:
-        node.status()  # raises when it has ended
-    return Round(
-        number=number,
-        fault=name,
-        whom=whom,
-        fault_seconds=round(seconds, 1),
-        changes=sum(load.changes for load in stage.loads) - before,
-        resync_seconds=round(resync, 2),
-        lost=verdict.lost,
-        drift=verdict.drift,
-        verified=_verified(stage) == (not verdict.drift),
-    )
-
-
-def _verified(stage: Stage) -> bool:
-    """Whether the nodes say of themselves that their maps are equal."""
-    command = [sys.executable, "-m", "bridge.cli.main", "verify", MAP, "--json"]
-    config = ["-c", str(stage.nodes[0].config_path)]
-    done = subprocess.run([*command, *config], capture_output=True, text=True, check=False)
-    if done.returncode:
-        print(done.stdout, done.stderr, file=sys.stderr)
-    return done.returncode == 0
-
-
-def _settle(stage: Stage) -> Verdict:
-    """The verdict as soon as it is good; the last one when it is not in time."""
-    deadline = time.monotonic() + SETTLE_SECONDS_MAX
-    while not (verdict := judge(stage.loads)).good and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    return verdict
-
-
-def _explain(stage: Stage) -> None:
-    """Which keys differ, and what the nodes say of themselves."""
-    maps = [load.churn.loaded.map(MAP) for load in stage.loads]
-    keys = {e.key for other in maps[1:] for e in compare(maps[0], other).examples}
-    for key in sorted(keys):
-        held = [kernel_map.lookup(key) for kernel_map in maps]
-        print(f"differs: {key.hex()}: {[v and v.hex() for v in held]}", file=sys.stderr)
-    for node in stage.nodes:
-        print(json.dumps({node.name: node.map_status()}), file=sys.stderr)
-
-
-def _line(done: Round) -> str:
-    return (
-        f"{done.number:4} {done.fault:<22}{done.whom:<8}{done.fault_seconds:>5.1f} s "
-        f"{done.changes:>9,} changes  equal after {done.resync_seconds:>6.2f} s  "
-        f"{done.lost} lost, {done.drift} drift{'' if done.verified else ', VERIFY SAYS OTHERWISE'}"
-    )
 
 
 def _summary(rounds: list[Round]) -> int:

@@ -6,7 +6,7 @@ import contextlib
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +26,12 @@ SETTLE_SECONDS_MAX = 120.0
 
 @dataclass(slots=True)
 class Stage:
-    """Everything that faults act on."""
+    """Everything that faults act on. ``mortal``: nodes whose bridges may be killed."""
 
     directory: Path
     cluster: ServerCluster
     loads: list[Load]
+    mortal: Sequence[int]
     nodes: list[NodeProcess] = field(default_factory=list)
     until_equal: Callable[[], bool] = lambda: True
 
@@ -56,7 +57,7 @@ Fault = Callable[[Stage, random.Random, float], contextlib.AbstractContextManage
 @contextlib.contextmanager
 def bridge_killed(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
     """SIGKILL; its programs go on writing, and it starts again."""
-    number = chance.randrange(len(stage.nodes))
+    number = chance.choice(stage.mortal)
     _kill(stage.nodes[number])
     yield stage.nodes[number].name
     stage.restart_node(number)
@@ -68,7 +69,7 @@ def node_wiped(stage: Stage, chance: random.Random, seconds: float) -> Iterator[
 
     What only it knew is gone with it, so its programs rest until everything is on the stream.
     """
-    number = chance.randrange(len(stage.nodes))
+    number = chance.choice(stage.mortal)
     for load in stage.loads:
         load.stop()
     assert stage.until_equal(), "the cluster was not at rest before its node was wiped"

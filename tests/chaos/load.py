@@ -44,7 +44,10 @@ class Verdict:
 
 
 class Load:
-    """The writers of one node; ``run`` until ``stop``, any number of times."""
+    """The writers of one node; ``start`` until ``stop``, any number of times.
+
+    ``pace``: runs of each writer in a step, which may change between steps.
+    """
 
     def __init__(self, churn: Churn, number: int) -> None:
         self.churn = churn
@@ -53,8 +56,13 @@ class Load:
         # Seeds of their own for the shared keys: what is drawn follows from the first key.
         shared = Writer(SHARED_FIRST, SHARED_KEYS, OPERATIONS_MAX, DELETES_PER_1024)
         churn.set_writer(SHARED, shared)
+        self.pace = RUNS_PER_STEP
         self._going = threading.Event()
         self._thread: threading.Thread | None = None
+        # What the first operations, ``_folded`` of them, have left of the own keys.
+        self._folded = 0
+        self._last = np.zeros(OWN_KEYS, np.uint64)
+        self._held = np.zeros(OWN_KEYS, np.bool_)
 
     def start(self) -> None:
         self._going.set()
@@ -74,16 +82,19 @@ class Load:
     def foretold(self) -> tuple[U64, U64]:
         """Own keys that must be in every map, sorted, and the operation that wrote each last."""
         writer = self.churn.writer(OWN)
-        keys, deletes = operations(writer, writer.done)
-        unique, from_end = np.unique(keys[::-1], return_index=True)
-        last = len(keys) - 1 - from_end
-        held = ~deletes[last]
-        return unique[held], last[held].astype(np.uint64)
+        keys, deletes = operations(writer, writer.done, self._folded)
+        # Of a row that is named several times numpy keeps the last value.
+        rows = (keys - np.uint64(writer.first_key)).astype(np.intp)
+        self._last[rows] = np.arange(self._folded, writer.done, dtype=np.uint64)
+        self._held[rows] = ~deletes
+        self._folded = writer.done
+        held = np.flatnonzero(self._held)
+        return held.astype(np.uint64) + np.uint64(writer.first_key), self._last[held]
 
     def _run(self) -> None:
         while self._going.is_set():
-            self.churn.run(OWN, RUNS_PER_STEP)
-            self.churn.run(SHARED, RUNS_PER_STEP)
+            self.churn.run(OWN, self.pace)
+            self.churn.run(SHARED, self.pace)
             time.sleep(STEP_SECONDS)
 
 

@@ -60,9 +60,9 @@ def mix(x: U64) -> U64:
     return mixed
 
 
-def operations(writer: Writer, done: int) -> tuple[U64, npt.NDArray[np.bool_]]:
-    """Of the first ``done`` operations: the key's number, and whether it is a delete."""
-    sequence = np.arange(done, dtype=np.uint64)
+def operations(writer: Writer, done: int, first: int = 0) -> tuple[U64, npt.NDArray[np.bool_]]:
+    """Of the operations ``first`` to ``done``: the key's number, and whether it is a delete."""
+    sequence = np.arange(first, done, dtype=np.uint64)
     random = mix(sequence ^ np.uint64((writer.first_key << 32) & (1 << 64) - 1))
     keys: U64 = np.uint64(writer.first_key) + (random & np.uint64(0xFFFFFFFF)) % np.uint64(
         writer.keys
