@@ -12,17 +12,14 @@ import numpy as np
 
 from bridge.cli import output
 from bridge.cli.at import show
-from bridge.cli.layouts import configured
+from bridge.cli.layouts import configured, layout_here, stored_layouts
 from bridge.cli.options import config_option
 from bridge.cli.peers import peers_of
 from bridge.cli.places import PLACE, Place
 from bridge.config import Config, load
 from bridge.core.digests import BUCKETS_MAX, Drift, differing, lasting
 from bridge.errors import BridgeError
-from bridge.kernel.maps import open_map
-from bridge.layout.reader import read_layout
 from bridge.layout.render import Renderer
-from bridge.model import MapSelector
 
 KEYS_SHOWN = 1_000
 
@@ -33,9 +30,7 @@ KEYS_SHOWN = 1_000
 @click.option("--from", "begin", type=PLACE, help="Compare two times instead: the earlier one.")
 @click.option("--to", "end", type=PLACE, help="The later one.  [default: now]")
 @config_option
-@click.option(
-    "--hex", "as_hex", is_flag=True, help="Bytes, although this machine's map has fields."
-)
+@click.option("--hex", "as_hex", is_flag=True, help="Bytes, although the fields are known.")
 @output.json_option
 def command(
     name: str,
@@ -85,7 +80,8 @@ def command(
         for one in shown:
             left, right = (("-" if one[n] is None else one[n]) for n in ("a", "b"))
             output.line(f"{one['key']}  {nodes[0]}: {left}  {nodes[1]}: {right}")
-        output.line(f"{len(found)} keys differ" + (", and there are more" if truncated else ""))
+        keys = "1 key differs" if len(found) == 1 else f"{len(found)} keys differ"
+        output.line(keys + (", and there are more" if truncated else ""))
     if found:
         click.get_current_context().exit(1)
 
@@ -105,7 +101,9 @@ def _shown(
     config: Config, name: str, found: list[Drift], *, plain: bool
 ) -> Iterator[dict[str, object]]:
     known = name in {entry.name for entry in config.maps}
-    renderers = _renderers(config.map(name).selector) if known and not plain else None
+    value = next((each for drift in found for each in drift.values if each is not None), b"")
+    sizes = (len(found[0].key), len(value)) if found else (0, 0)
+    renderers = _renderers(config, name, sizes) if found and known and not plain else None
     for drift in found:
         sides = [_decoded(renderers, drift.key, value) for value in drift.values]
         key = next((side[0] for side in sides if side is not None), drift.key.hex())
@@ -127,11 +125,15 @@ def _decoded(
     return shown[0], shown[1]
 
 
-def _renderers(selector: MapSelector) -> tuple[Renderer, Renderer] | None:
-    """Of this machine's map; ``None``: it is not here, or has no types."""
+def _renderers(
+    config: Config, name: str, sizes: tuple[int, int]
+) -> tuple[Renderer, Renderer] | None:
+    """Of this machine's map, else of the newest layout beside the log that has such sizes."""
     try:
-        with open_map(selector) as opened:
-            layout = read_layout(opened)
+        layouts = [layout_here(config.map(name))]
     except BridgeError:
-        return None
-    return Renderer(layout.key, "key"), Renderer(layout.value, "value")
+        layouts = [schema.layout for schema in reversed(stored_layouts(config, name))]
+    for layout in layouts:
+        if (layout.key.size, layout.value.size) == sizes:
+            return Renderer(layout.key, "key"), Renderer(layout.value, "value")
+    return None

@@ -105,13 +105,20 @@ def test_a_map_without_a_layout_is_compared_by_its_bytes(rig: Rig) -> None:
     name = map_name()
     first, second = rig.map("a"), rig.map("b")
     rig.node("a", rig.entry(name, "a", Role.REPLICATE, DECLARED))
-    rig.node("b", rig.entry(name, "b", Role.REPLICATE))
+    rig.node("b", rig.entry(name, "b", Role.APPLY))
     fill(first, range(101), 1)
     until(lambda: content(first) == content(second), "equal maps")
     config = str(rig.directory / "a" / "mapbridge.toml")
     ended = mapbridge("verify", name, "-c", config, "--json")
     assert (ended.returncode, ended.stderr) == (0, "")
     assert orjson.loads(ended.stdout)["nodes"] == {"a": 101, "b": 101}
+
+    second.delete_batch(rows_of(range(1), KEY))
+    there = str(rig.directory / "b" / "mapbridge.toml")
+    shown = mapbridge("diff", name, "a", "b", "-c", there, "--json")
+    (row,) = orjson.loads(shown.stdout)["keys"]
+    assert set(row["key"]) == {"saddr", "daddr", "port", "mark"}, "by the layout beside the log"
+    assert row["b"] is None
 
 
 def test_maps_that_are_compared_by_different_rules_are_refused(rig: Rig) -> None:
