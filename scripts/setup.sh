@@ -59,10 +59,11 @@ wanted_packages() {
         arm64) qemu=qemu-system-arm ;;
         *) qemu=qemu-system-misc ;;
     esac
-    # libbpf-tools: programs of others, whose maps the tests of layouts read.
+    # libbpf-tools: programs of others, whose maps the tests of layouts read; mandoc, fish and zsh:
+    # readers of manual pages and of completions.
     echo python3 python3-venv python3-bpfcc clang llvm "$(first_of bpftool linux-tools-generic)" \
         libbpf-dev libbpf-tools "$headers" gcc libc6-dev make iproute2 "$qemu" busybox-static \
-        kmod util-linux ca-certificates
+        kmod util-linux ca-certificates mandoc fish zsh
 }
 
 install_packages() {

@@ -14,6 +14,7 @@ from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Gap, Received
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import configured, layout_or_reason
+from bridge.cli.names import MAP
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
 from bridge.cli.places import PLACE, Place
@@ -28,7 +29,7 @@ from bridge.layout.render import Shown, line_of, wall_clocks
 
 @click.command("at")
 @click.argument("place", metavar="TIME", type=PLACE)
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
 @click.option("--since", type=PLACE, help="Only what has changed since then.")
 @json_option

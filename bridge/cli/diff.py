@@ -13,6 +13,7 @@ import numpy as np
 from bridge.cli import output
 from bridge.cli.at import show
 from bridge.cli.layouts import configured, layout_here, stored_layouts
+from bridge.cli.names import MAP, NODE
 from bridge.cli.options import config_option
 from bridge.cli.peers import peers_of
 from bridge.cli.places import PLACE, Place
@@ -25,8 +26,8 @@ KEYS_SHOWN = 1_000
 
 
 @click.command("diff")
-@click.argument("name", metavar="MAP")
-@click.argument("nodes", metavar="[NODE_A NODE_B]", nargs=-1)
+@click.argument("name", metavar="MAP", type=MAP)
+@click.argument("nodes", metavar="[NODE_A NODE_B]", nargs=-1, type=NODE)
 @click.option("--from", "begin", type=PLACE, help="Compare two times instead: the earlier one.")
 @click.option("--to", "end", type=PLACE, help="The later one.  [default: now]")
 @config_option

@@ -21,6 +21,7 @@ from bridge.bus.streams import LogSettings
 from bridge.cli import output
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import layout_here
+from bridge.cli.names import MAP
 from bridge.cli.options import Duration, config_option
 from bridge.cli.places import PLACE, Place
 from bridge.config import Config, Storage, load
@@ -48,7 +49,7 @@ class Running(Protocol):
 
 
 @click.command("feed")
-@click.argument("names", metavar="[MAP...]", nargs=-1)
+@click.argument("names", metavar="[MAP...]", nargs=-1, type=MAP)
 @config_option
 @click.option(
     "--kind",

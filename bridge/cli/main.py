@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from bridge import __version__
 from bridge.cli import output
@@ -46,6 +47,8 @@ ENTRIES = {
     "doctor": Entry("doctor", "Tell what this machine can do, and how to mend what it cannot."),
     "demo": Entry("demo", "Show two nodes keeping one map equal, on this machine."),
     "bench": Entry("bench", "Measure this machine: capture, broker, apply."),
+    "completion": Entry("completion", "Print what makes a shell complete mapbridge's arguments."),
+    "man": Entry("man", "Print manual pages, or write them to a directory."),
 }
 
 
@@ -67,6 +70,15 @@ class LazyGroup(click.Group):
         rows = [(name, ENTRIES[name].summary) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Without loading the commands, which a person who has pressed Tab would wait for."""
+        found = [
+            CompletionItem(name, help=ENTRIES[name].summary)
+            for name in self.list_commands(ctx)
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def invoke(self, ctx: click.Context) -> object:
         """Run the subcommand; errors that a person can meet become a message and an exit code."""

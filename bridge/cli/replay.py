@@ -16,6 +16,7 @@ from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, Gap, Item, Received
 from bridge.cli.at import last_of
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import configured, layout_here
+from bridge.cli.names import MAP
 from bridge.cli.options import config_option
 from bridge.cli.places import PLACE, PLACE_OR_SNAPSHOT, Place
 from bridge.config import Config, load
@@ -51,7 +52,7 @@ class Target(Protocol):
 
 
 @click.command("replay")
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
 @click.option(
     "--from",

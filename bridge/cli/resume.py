@@ -9,15 +9,16 @@ import click
 
 from bridge.bus.control import Answer
 from bridge.cli import output
+from bridge.cli.names import MAP, NODE
 from bridge.cli.options import config_option
 from bridge.cli.peers import peers_of
 from bridge.config import Config, load
 
 
 @click.command("resume")
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
-@click.option("--node", metavar="NODE", help="Another node than this one.")
+@click.option("--node", metavar="NODE", type=NODE, help="Another node than this one.")
 @output.json_option
 def command(name: str, config_path: Path, node: str | None, as_json: bool) -> None:
     """Let a map go on to which nothing was applied since a mass change.

@@ -10,6 +10,7 @@ from typing import TypeVar
 import click
 
 from bridge.cli import output
+from bridge.cli.names import MAP
 from bridge.cli.options import optional_config_option
 from bridge.cli.schema_compare import check, diff
 from bridge.config import load
@@ -59,7 +60,7 @@ def map_options(decorated: Command) -> Command:
         click.option("--id", "map_id", type=click.IntRange(min=1), help="A map by its id."),
         click.option("--pin", metavar="PATH", help="A map by the path of its pin."),
         optional_config_option,
-        click.argument("name", metavar="[MAP]", required=False),
+        click.argument("name", metavar="[MAP]", required=False, type=MAP),
     ):
         decorated = option(decorated)
     return decorated

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bridge.cli import output
+from bridge.cli.names import MAP
 from bridge.cli.options import config_option, optional_config_option
 from bridge.config import load
 from bridge.errors import BridgeError
@@ -68,7 +69,7 @@ def diff(first: str, second: str, config_path: Path | None, as_json: bool) -> No
 
 
 @click.command("check")
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
 @output.json_option
 def check(name: str, config_path: Path, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from bridge.cli import output
+from bridge.cli.names import MAP
 from bridge.cli.options import Duration, config_option
 from bridge.cli.status import read_running
 from bridge.config import load
@@ -14,7 +15,7 @@ from bridge.node.requests import ask
 
 
 @click.command("snapshot")
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
 @click.option(
     "--timeout",

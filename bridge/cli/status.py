@@ -8,6 +8,8 @@ from pathlib import Path
 import click
 
 from bridge.cli import cluster, output
+from bridge.cli.alive import ask_livez
+from bridge.cli.names import MAP, NODE
 from bridge.cli.options import Duration, config_option
 from bridge.config import Config, load
 from bridge.errors import BridgeError, Exit
@@ -35,7 +37,14 @@ class NotSyncedError(BridgeError):
     "--wait-synced",
     "awaited",
     metavar="MAP",
+    type=MAP,
     help="Wait until this map is synced; `all`: all maps.",
+)
+@click.option(
+    "--alive",
+    "whether_alive",
+    is_flag=True,
+    help="Tell only whether the bridge lives, for container engines.",
 )
 @click.option(
     "--nodes",
@@ -47,6 +56,7 @@ class NotSyncedError(BridgeError):
     "--node",
     "of_node",
     metavar="NODE",
+    type=NODE,
     help="With --wait-synced: another node, by what it tells the broker.",
 )
 @click.option(
@@ -61,6 +71,7 @@ class NotSyncedError(BridgeError):
 def command(
     config_path: Path,
     awaited: str | None,
+    whether_alive: bool,
     of_all_nodes: bool,
     of_node: str | None,
     timeout_seconds: float,
@@ -79,8 +90,12 @@ def command(
       mapbridge status --wait-synced all --timeout 0 --json
       mapbridge status --wait-synced ct --node lb-2
       mapbridge status --nodes
+      mapbridge status --alive
     """
     config = load(config_path)
+    if whether_alive:
+        _print_alive(config, as_json=as_json)
+        return
     if of_all_nodes or of_node is not None:
         cluster.show(config, of_node, awaited, timeout_seconds, as_json=as_json)
         return
@@ -98,6 +113,20 @@ def command(
         wanted = [entry.name for entry in config.maps if not entry.selector.is_pattern]
     status = _await(directory, wanted, timeout_seconds, found_too=awaited == "all")
     _print(status, as_json=as_json)
+
+
+def _print_alive(config: Config, *, as_json: bool) -> None:
+    """Asks the daemon at `[http]`, or looks at how old its last word is; raises when it hangs."""
+    if config.http.listen is not None:
+        answer = ask_livez(config)
+        phase, step = answer.get("phase"), answer.get("step")
+    else:
+        read_running(config.node.state_directory)
+        phase, step = "running", ""
+    if as_json:
+        output.print_json({"alive": True, "phase": phase, "step": step})
+    else:
+        output.line(f"alive, {phase}{f': {step}' if step else ''}")
 
 
 def _has(config: Config, name: str) -> bool:

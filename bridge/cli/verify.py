@@ -11,6 +11,7 @@ import click
 import numpy as np
 
 from bridge.cli import output
+from bridge.cli.names import MAP, NODE
 from bridge.cli.options import config_option
 from bridge.cli.peers import Peers, Reading, peers_of
 from bridge.config import Config, load
@@ -48,10 +49,12 @@ class Found:
 
 
 @click.command("verify")
-@click.argument("name", metavar="MAP")
+@click.argument("name", metavar="MAP", type=MAP)
 @config_option
 @click.option("--repair", is_flag=True, help="Publish what most nodes hold of keys that differ.")
-@click.option("--source", metavar="NODE", help="With --repair: the node whose entries are right.")
+@click.option(
+    "--source", metavar="NODE", type=NODE, help="With --repair: the node whose entries are right."
+)
 @click.option(
     "--rounds",
     type=click.IntRange(1, 100),

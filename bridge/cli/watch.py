@@ -15,6 +15,7 @@ from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Item, Received
 from bridge.cli.broker import reader_bus
 from bridge.cli.layouts import layout_or_reason
+from bridge.cli.names import MAP, NODE
 from bridge.cli.options import config_option
 from bridge.cli.output import json_option
 from bridge.cli.places import PLACE_OR_SNAPSHOT, Place
@@ -54,7 +55,7 @@ class Chosen:
 
 
 @click.command("watch")
-@click.argument("names", metavar="MAP...", nargs=-1, required=True)
+@click.argument("names", metavar="MAP...", nargs=-1, required=True, type=MAP)
 @config_option
 @click.option(
     "--from",
@@ -63,7 +64,14 @@ class Chosen:
     help="Begin there; without it: with what comes now.",
 )
 @click.option("--from-start", is_flag=True, help="Begin with the oldest change that is kept.")
-@click.option("--node", "nodes", multiple=True, help="Only changes of this node (repeatable).")
+@click.option(
+    "--node",
+    "nodes",
+    multiple=True,
+    type=NODE,
+    metavar="NODE",
+    help="Only changes of this node (repeatable).",
+)
 @click.option(
     "--op",
     "operations",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,3 +144,34 @@ def test_what_systemd_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.Monk
         node.process.send_signal(signal.SIGTERM)
         await_line("STOPPING=1")
         assert node.process.wait(20) == 0
+
+
+@pytest.mark.parametrize("asked", ["unix", "tcp", "file"])
+def test_a_container_engine_is_told_whether_the_bridge_lives(
+    rig: Rig, tmp_path: Path, asked: str
+) -> None:
+    """Over a Unix socket, over TCP, by the status file; while it hangs, and when it is gone."""
+    name, path = map_name(), tmp_path / "http.sock"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    listen = {"unix": f"unix:{path}", "tcp": f"0.0.0.0:{port}"}.get(asked)
+    rig.map("a")
+    more = f'[http]\nlisten = "{listen}"\n' if listen else ""
+    node = rig.node("a", rig.entry(name, "a", Role.REPLICATE), more=more)
+    config = ["-c", str(node.config_path), "--alive"]
+
+    def alive() -> subprocess.CompletedProcess[str]:
+        return mapbridge("status", *config)
+
+    until(lambda: alive().returncode == 0, "alive")
+    assert alive().stdout.startswith("alive, running")
+    node.process.send_signal(signal.SIGSTOP)
+    try:
+        until(lambda: alive().returncode == 69, "seen to hang")
+    finally:
+        node.process.send_signal(signal.SIGCONT)
+    until(lambda: alive().returncode == 0, "alive again")
+    node.stop()
+    gone = alive()
+    assert gone.returncode == 69
+    assert gone.stderr.startswith("Error: bridge at" if listen else "Error: state directory")
