@@ -18,6 +18,7 @@ COPY LICENSES LICENSES
 COPY bridge bridge
 COPY bpf bpf
 COPY schemas schemas
+COPY scripts scripts
 RUN python3 -m venv /build \
     && /build/bin/pip install --no-cache-dir -q build \
     && /build/bin/python -m build --wheel --outdir /wheel .

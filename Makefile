@@ -48,6 +48,7 @@ test: $(READY) ## everything; names what was skipped and why
 test-host: lint proto-check
 	$(UNIT_TESTS)
 	$(INTEGRATION_TESTS)
+	@$(MAKE) --no-print-directory package-test
 
 .PHONY: test-guests
 test-guests: test-vm
@@ -114,9 +115,17 @@ pages: $(READY) ## write the docs' pages that come out of the code: metrics and 
 site: $(READY) ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet
 
+.PHONY: share
+share: $(READY) ## manual pages and shell completions in build/share
+	@scripts/make_share.sh $(BIN)/mapbridge build/share
+
 .PHONY: wheel
-wheel: $(READY) ## build dist/*.whl
-	$(BIN)/python -m build --wheel
+wheel: share ## build dist/*.tar.gz and dist/*.whl
+	$(BIN)/python -m build --no-isolation
+
+.PHONY: package-test
+package-test: share ## build both, and try the wheel in an environment of its own
+	@scripts/package_test.sh $(BIN)
 
 .PHONY: clean
 clean: ## remove what was built, .venv too
