@@ -30,6 +30,7 @@ class Entry:
 
 ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
+    "reload": Entry("reload", "Have the running bridge take its changed configuration."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
     "snapshot": Entry("snapshot", "Have the running bridge store a map's contents now."),
     "resume": Entry("resume", "Let a map that a mass change halted go on."),

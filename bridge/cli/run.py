@@ -21,8 +21,9 @@ from bridge.node.report import LogReport
 def command(config_path: Path, dry_run: bool, as_json: bool) -> None:
     """Run the bridge of this node until SIGTERM.
 
-    SIGTERM or Ctrl-C lets everything captured go out first; a second one ends at once. Standard
-    error gets lines for a person on a terminal, and JSON otherwise or with --json.
+    SIGTERM or Ctrl-C lets everything captured go out first; a second one ends at once. SIGHUP has
+    the configuration read again, see `mapbridge reload`. Standard error gets lines for a person on
+    a terminal, and JSON otherwise or with --json.
 
     With --dry-run no map is written and nothing is published; `mapbridge status` counts what would
     have been.
@@ -35,4 +36,4 @@ def command(config_path: Path, dry_run: bool, as_json: bool) -> None:
     """
     config = load(config_path)
     report = LogReport(json=as_json or None, node=config.node.name)
-    asyncio.run(run_node(config, report, dry_run=dry_run))
+    asyncio.run(run_node(config, report, lambda: load(config_path), dry_run=dry_run))

@@ -217,6 +217,11 @@ def _print(status: dict[str, object], *, as_json: bool) -> None:
     for name in names:
         if reason := _map(status, name).get("halted"):
             output.line(f"{name}: nothing is applied, {reason}; `mapbridge resume {name}` goes on")
+    configuration = _section(status, "configuration")
+    if configuration.get("trouble"):
+        output.line(f"configuration: not taken, {configuration['trouble']}")
+    if isinstance(keys := configuration.get("restart_needed"), list) and keys:
+        output.line(f"as before until the bridge is restarted: {', '.join(map(str, keys))}")
     if status.get("dry_run"):
         output.line("dry run: no map is written, nothing is published")
 

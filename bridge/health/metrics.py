@@ -60,6 +60,22 @@ SPECS: tuple[Spec, ...] = (
         readings.status_age,
     ),
     Spec(
+        "config_reloads_total",
+        COUNTER,
+        "",
+        ("result",),
+        "configurations that were read again: taken, or refused, which changed nothing",
+        readings.reloads,
+    ),
+    Spec(
+        "config_last_reload_successful",
+        GAUGE,
+        "",
+        (),
+        "0 while the last configuration that was read is not in force, because it was refused",
+        readings.last_reload,
+    ),
+    Spec(
         "map_state",
         GAUGE,
         "",

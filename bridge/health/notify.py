@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 _STATUS_LENGTH_MAX = 500
@@ -43,6 +44,11 @@ class Notifier:
 
     def ready(self, text: str) -> None:
         self._send(f"READY=1\nSTATUS={text}")
+
+    def reloading(self, text: str) -> None:
+        """A new configuration is being read; ``ready`` ends it, whatever became of it."""
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={now}\nSTATUS={text}")
 
     def watchdog(self) -> None:
         self._send("WATCHDOG=1")

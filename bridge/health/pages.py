@@ -59,6 +59,10 @@ class Pages:
         self._registry.register(NodeCollector(self._facts))
         ProcessCollector(registry=self._registry)
 
+    def reconfigure(self, config: Config) -> None:
+        """Answer for other maps from now on; called by the event loop."""
+        self._config = config
+
     def __call__(self, request: Request) -> Answer:
         pages = dict(
             zip(_PATHS, (self._livez, self._readyz, self._status, self._metrics), strict=True)

@@ -26,6 +26,19 @@ def status_age(facts: Facts) -> Iterator[Sample]:
         yield (), facts.age_seconds
 
 
+def reloads(facts: Facts) -> Iterator[Sample]:
+    counts = section(facts.document, "configuration")
+    for result in ("taken", "refused"):
+        if (count := number(counts.get(result))) is not None:
+            yield (result,), count
+
+
+def last_reload(facts: Facts) -> Iterator[Sample]:
+    found = section(facts.document, "configuration")
+    if found:
+        yield (), float(found.get("trouble") is None)
+
+
 def states(facts: Facts) -> Iterator[Sample]:
     for name, found in maps(facts):
         yield (name, str(found.get("state"))), 1.0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ from bridge.capture.modes import Selection, select_mode
 from bridge.capture.scan import ScannedSource, Share, SweepSource
 from bridge.capture.source import ChangeSource, Losses, Mode
 from bridge.capture.transport import Transport
-from bridge.config.settings import Config, MapConfig
+from bridge.config.settings import CaptureMode, Config, MapConfig
 from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.errors import InvariantError
 from bridge.kernel.errors import MapClosedError
@@ -96,6 +96,12 @@ class Capturing:
                 )
             self._rings.start()
             self._sweeps.start()
+
+    def without_probes(self, maps: Sequence[MapConfig]) -> list[str]:
+        """Of maps that came with a reload, those that probes would see, had any been attached."""
+        if self._selection is not None or self._config.capture.mode is CaptureMode.SWEEP:
+            return []
+        return [one.name for one in maps if one.role.publishes and one.emit is None]
 
     def own_thread(self) -> None:
         """Keep what the calling thread writes to maps from being captured."""

@@ -37,13 +37,14 @@ class Health:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready_told = False
         self._status = ""
+        self._pages = Pages(config, self._latest, self._counts)
 
     async def __aenter__(self) -> Health:
         """Raises ``BridgeError`` when the address cannot be had."""
         self._loop = asyncio.get_running_loop()
         listen = self._config.http.listen
         if listen is not None:
-            self._http = HttpServer(listen, self._pages(), self._trouble)
+            self._http = HttpServer(listen, self._pages, self._trouble)
             self._report.say("http ready", url=self._http.url)
         self._beating = asyncio.create_task(self._beat(), name="health")
         return self
@@ -86,6 +87,20 @@ class Health:
             self._say(_summary(document))
             self._notifier.watchdog()
 
+    def reconfigure(self, config: Config) -> None:
+        """Other maps are bridged from now on."""
+        self._config = config
+        self._pages.reconfigure(config)
+
+    def reloading(self, begins: bool) -> None:
+        """The configuration is being read again, or has been."""
+        if not self._ready_told or self._latest.view().phase is Phase.STOPPING:
+            return
+        if begins:
+            self._notifier.reloading("reading the configuration again")
+        else:
+            self._notifier.ready(self._status)
+
     def stopping(self) -> None:
         """What was captured goes out; then the node ends."""
         text = "stopping: what was captured goes out"
@@ -104,11 +119,8 @@ class Health:
             self._status = text
             self._notifier.status(text)
 
-    def _pages(self) -> Pages:
-        def counts() -> Mapping[str, object]:
-            return {} if self._http is None else self._http.statistics.as_dict()
-
-        return Pages(self._config, self._latest, counts)
+    def _counts(self) -> Mapping[str, object]:
+        return {} if self._http is None else self._http.statistics.as_dict()
 
     def _trouble(self, error: Exception) -> None:
         """Called by the server's threads."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from dataclasses import replace
 
 from bridge.bus.board import Standing
 from bridge.bus.protocol import LogReplacedError
@@ -43,6 +44,7 @@ class MapLife:
         self._looked = asyncio.Event()
         self._refused: int | None = None  # id of a map that cannot be bridged
         self._lives = 0
+        self._retired = False
 
     @property
     def followed(self) -> KernelMap | None:
@@ -54,20 +56,44 @@ class MapLife:
         self._sighting = sighting
         self._looked.set()
 
+    @property
+    def retired(self) -> bool:
+        """Whether the configuration does not know the map any more, or not like this."""
+        return self._retired
+
+    def retire(self) -> None:
+        """Let the map go: what was captured goes out, then ``run`` ends."""
+        self._retired = True
+        self._looked.set()
+
+    def adopt(self, config: MapConfig) -> bool:
+        """Go on under a new configuration; ``False``: the map has to join anew for it."""
+        old = self.config
+        if replace(old, lag_seconds=config.lag_seconds, metrics=config.metrics) != config:
+            return False
+        self.config = config
+        if self._worker is not None:
+            self._worker.adopt(config)
+        return True
+
     async def run(self) -> None:
-        while True:
-            await self._live(await self._appear())
+        while not self._retired:
+            worker = await self._appear()
+            if worker is not None:
+                await self._live(worker)
 
     async def _look(self) -> Sighting:
         await self._looked.wait()
         self._looked.clear()
         return self._sighting
 
-    async def _appear(self) -> MapWorker:
-        """Look for the kernel map until it is there."""
+    async def _appear(self) -> MapWorker | None:
+        """Look for the kernel map until it is there; ``None``: nobody wants it any more."""
         waiting = False
         while True:
             found = await self._look()
+            if self._retired:
+                return None
             if found.error is not None:
                 self._trouble(found.error)
             worker = self._open(found.info) if found.info is not None else None
@@ -129,6 +155,9 @@ class MapLife:
         map_id, missed, told = kernel_map.info.id, 0, False
         while True:
             found = await self._look()
+            if self._retired:
+                self._say("the map is let go: the configuration has changed", id=map_id)
+                return
             if found.info is not None and found.info.id != map_id:
                 self._say("another map has taken its place", id=found.info.id, was=map_id)
                 return

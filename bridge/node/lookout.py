@@ -136,6 +136,8 @@ def admit(view: View, member: MapConfig, sighting: Sighting, ids: Mapping[str, i
     if not is_stream_name(name):
         view.left_out.append(f"{member.selector}: its name is not fit for the stream (got {name})")
         return
+    if info is not None and view.taken.get(info.id) == name:
+        return  # it has a table of its own, which goes before a pattern
     if name in view.maps:
         view.conflicts.append(_same_name(name, view.maps[name].selector, member.selector))
         return

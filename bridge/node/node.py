@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from typing import Literal, TypeVar
@@ -23,6 +23,7 @@ from bridge.bus.nats_snapshots import NatsSnapshotStore
 from bridge.bus.schemas import SchemaStore
 from bridge.bus.snapshots import Snapshots
 from bridge.bus.streams import LogSettings
+from bridge.config.problems import ConfigError
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
@@ -35,6 +36,7 @@ from bridge.node.health import Health
 from bridge.node.instance import StateDirectory
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
+from bridge.node.reloading import Changes, Reloader, changes_between
 from bridge.node.report import Report
 from bridge.node.requests import RequestFailedError, Requests
 from bridge.node.services import Services
@@ -45,9 +47,12 @@ STATUS_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
 
 
-async def run_node(config: Config, report: Report, *, dry_run: bool = False) -> None:
+async def run_node(
+    config: Config, report: Report, reread: Callable[[], Config], *, dry_run: bool = False
+) -> None:
     """Run until SIGTERM or SIGINT, then let everything captured go out.
 
+    ``reread`` gives the configuration as it is after SIGHUP, or raises ``BridgeError``.
     ``dry_run``: capture and judge, but write to no map and publish nothing.
     A second signal ends the process at once. Raises what made going on impossible.
     """
@@ -65,14 +70,22 @@ async def run_node(config: Config, report: Report, *, dry_run: bool = False) -> 
         loop.add_signal_handler(number, on_signal, number)
     require_privileges(config)
     with StateDirectory(config.node.state_directory) as state:
-        await Node(config, report, state, dry_run=dry_run).run(stop)
+        node = Node(config, report, state, reread, dry_run=dry_run)
+        loop.add_signal_handler(signal.SIGHUP, node.reload)
+        await node.run(stop)
 
 
 class Node:
     """Owns what the maps share. ``run`` is called once."""
 
     def __init__(
-        self, config: Config, report: Report, state: StateDirectory, *, dry_run: bool = False
+        self,
+        config: Config,
+        report: Report,
+        state: StateDirectory,
+        reread: Callable[[], Config],
+        *,
+        dry_run: bool = False,
     ) -> None:
         self._config = config
         self._report = report
@@ -89,6 +102,11 @@ class Node:
         self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
         self._health = Health(config, report)
+        self._reloader = Reloader(reread, self._take, self._health.reloading, report)
+
+    def reload(self) -> None:
+        """Have the configuration read again, as soon as the maps are being served."""
+        self._reloader.ask()
 
     async def run(self, stop: asyncio.Event) -> None:
         async with AsyncExitStack() as stack:
@@ -171,8 +189,9 @@ class Node:
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         control = asyncio.create_task(self._control().run(), name="control")
+        reloads = asyncio.create_task(self._reloader.run(), name="reloads")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [fleet, status, control, stopping]
+        everything = [fleet, status, control, reloads, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None
@@ -206,6 +225,23 @@ class Node:
         lives = [] if self._fleet is None else self._fleet.lives
         views = {life.config.name: life.view() for life in lives}
         return {name: view for name, view in views.items() if view is not None}
+
+    async def _take(self, config: Config) -> Changes:
+        """Put another configuration in force. Raises ``ConfigError``: nothing was changed."""
+        assert self._fleet is not None
+        problems = await self._fleet.judge(config.maps)
+        if problems:
+            raise ConfigError("configuration", problems)
+        changes = changes_between(self._config, config)
+        self._config = replace(self._config, maps=config.maps)
+        self._health.reconfigure(self._config)
+        await self._fleet.reconfigure(config.maps)
+        unseen = self._capturing.without_probes(config.maps)
+        if unseen:
+            self._report.warn(
+                "no probes were attached at the start: maps are swept until a restart", maps=unseen
+            )
+        return changes
 
     async def _wind_down(self) -> None:
         """Empty the way out: rings into outboxes, outboxes into the stream."""
@@ -268,6 +304,10 @@ class Node:
 
     async def _handle(self, action: str, name: str) -> dict[str, object]:
         """Do what another command asks for; its answer."""
+        if action == "reload":
+            changes = await self._reloader.reload()
+            self._write_status()  # who asked may look there next
+            return {"node": self._config.node.name, **changes.as_dict()}
         lives = [] if self._fleet is None else self._fleet.lives
         life = next((one for one in lives if one.config.name == name), None)
         if life is None or action != "snapshot":
@@ -296,6 +336,7 @@ class Node:
             "started": self._started,
             "written": time.time(),
             "dry_run": self._dry_run,
+            "configuration": asdict(self._reloader.counters),
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),

@@ -14,16 +14,15 @@ from bridge.core.identity import Identity
 from bridge.core.replica import Replica
 from bridge.errors import BridgeError
 from bridge.kernel.clock import clock_offset_ns
-from bridge.kernel.errors import UnsupportedError
 from bridge.kernel.maps import KernelMap, MapType
 from bridge.kernel.maptypes import LRU_TYPES
-from bridge.kernel.support import Support, judge
 from bridge.layout.fingerprint import fingerprint
 from bridge.layout.fitting import Fitter
 from bridge.layout.types import Layout
 from bridge.model import U8, Origin, new_incarnation
 from bridge.node.following import Follower
 from bridge.node.ignoring import both, counted_bytes
+from bridge.node.judging import require_supported
 from bridge.node.lane import Lane
 from bridge.node.layouts import own_layout
 from bridge.node.policies import folding_of
@@ -56,21 +55,9 @@ class MapParts:
 def assemble(config: MapConfig, services: Services, kernel_map: KernelMap) -> MapParts:
     """Raises ``BridgeError`` for a map that cannot be bridged like that, and closes it."""
     role, info = config.role, kernel_map.info
-    verdict = judge(info)
-    if verdict.support is Support.NO:
-        kernel_map.close()
-        raise UnsupportedError(
-            f"map {config.name}: cannot be bridged, {verdict.reason}",
-            hint="`mapbridge maps --all` lists what can be",
-        )
-    if verdict.publish_only and role.applies:
-        kernel_map.close()
-        raise UnsupportedError(
-            f"map {config.name}: cannot be applied to, {verdict.reason} (got role {role})",
-            hint='set role = "publish" for this map',
-        )
     origin = Origin(services.cluster, config.name, services.node, new_incarnation())
     try:
+        require_supported(config, info)
         layout = own_layout(config, kernel_map, services.report)
         fitter = Fitter(layout, config.rules, clock_offset_ns)
         counted = both(counted_bytes(config, kernel_map), fitter.compared)

@@ -27,7 +27,9 @@ STALE_SECONDS = 3600.0  # an answer that nobody took away
 class RequestFailedError(BridgeError):
     """The bridge could not do what was asked."""
 
-    exit_code = Exit.TEMPORARY
+    def __init__(self, message: str, *, hint: str = "", code: Exit = Exit.TEMPORARY) -> None:
+        super().__init__(message, hint=hint)
+        self.exit_code = code
 
 
 Handler = Callable[[str, str], Awaitable[dict[str, object]]]
@@ -74,7 +76,7 @@ class Requests:
             asked = orjson.loads(content)
             answer = await self.handle(str(asked["action"]), str(asked["map"]))
         except BridgeError as error:
-            answer = {"error": str(error), "hint": error.hint}
+            answer = {"error": str(error), "hint": error.hint, "code": int(error.exit_code)}
         except (orjson.JSONDecodeError, KeyError, TypeError):
             answer = {"error": "request: cannot be read"}
         _write(self._folder() / f"{number}.answer", answer)
@@ -101,7 +103,7 @@ def ask(state: Path, action: str, map_name: str, timeout_seconds: float) -> dict
             answer.unlink(missing_ok=True)
             found: dict[str, object] = content if isinstance(content, dict) else {}
             if "error" in found:
-                raise RequestFailedError(str(found["error"]), hint=str(found.get("hint") or ""))
+                raise _failure(found)
             return found
         time.sleep(POLL_SECONDS)
     taken = not request.exists()
@@ -109,6 +111,15 @@ def ask(state: Path, action: str, map_name: str, timeout_seconds: float) -> dict
     raise UnavailableError(
         f"bridge: {'is not done' if taken else 'did not answer'} within {timeout_seconds:g} s",
         hint="give it more time with --timeout, and see `mapbridge status`",
+    )
+
+
+def _failure(answer: dict[str, object]) -> RequestFailedError:
+    code = answer.get("code")
+    return RequestFailedError(
+        str(answer["error"]),
+        hint=str(answer.get("hint") or ""),
+        code=Exit(code) if isinstance(code, int) and code else Exit.TEMPORARY,
     )
 
 

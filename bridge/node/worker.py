@@ -48,10 +48,16 @@ class MapWorker:
         self._mender = Mender(config.name, services.capturing, self._parts.lane, services.report)
         self._gate = SyncGate(config.lag_seconds)
         self._recalled = StreamCounters()  # of a map that is only published
+        self._adding: asyncio.Task[None] | None = None
 
     @property
     def map(self) -> KernelMap:
         return self._parts.map
+
+    def adopt(self, config: MapConfig) -> None:
+        """Go on under a configuration that differs in its lag limit and metrics only."""
+        self.config = config
+        self._gate.lag_seconds_max = config.lag_seconds
 
     async def run(self) -> None:
         parts = self._parts
@@ -102,6 +108,8 @@ class MapWorker:
     async def stop_capturing(self) -> bool:
         """First step of the end: what the rings still hold goes into the outbox."""
         self.report_losses()
+        if self._adding is not None:  # a thread goes on when the one that waits for it is cancelled
+            await asyncio.wait({self._adding})
         return await asyncio.to_thread(self.services.capturing.remove, self.config.name)
 
     async def drain(self, deadline_seconds: float | None) -> bool:
@@ -234,13 +242,15 @@ class MapWorker:
             await self._recall_own(parts)
         if parts.loop is not None:
             parts.publishing = tasks.create_task(parts.loop.run())
-        await asyncio.to_thread(
+        adding = asyncio.to_thread(
             self.services.capturing.add,
             self.config,
             parts.map,
             parts.lane,
             self._caught_up,
         )
+        self._adding = asyncio.create_task(adding)
+        await asyncio.shield(self._adding)
 
     async def _open_publishing(self, parts: MapParts, outbox: Outbox) -> None:
         services = self.services

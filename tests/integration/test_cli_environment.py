@@ -150,7 +150,7 @@ def test_check_tells_all_that_is_wrong_with_the_machine(
     emit = ["maps[2].emit", "maps[2].emit_losses"]
     assert list(found) == ["maps[0]", "maps[1]", *emit, "maps[3]", "broker"]
     assert "nothing there" in found["maps[0]"]
-    assert found["maps[1]"] == "cannot be bridged: it has no keys"
+    assert "cannot be bridged, it has no keys" in found["maps[1]"]
     assert "not a ring buffer (got queue)" in found["maps[2].emit"]
     assert "not an array of 8-byte counters" in found["maps[2].emit_losses"]
     assert "cannot connect" in found["broker"]

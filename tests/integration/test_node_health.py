@@ -141,6 +141,11 @@ def test_what_systemd_is_told(rig: Rig, tmp_path: Path, monkeypatch: pytest.Monk
         assert not any("WATCHDOG=1" in one for one in told), "before it was ready"
         await_line("WATCHDOG=1")
         await_line("STATUS=1 of 1 maps synced")
+        told.clear()
+        node.process.send_signal(signal.SIGHUP)
+        await_line("RELOADING=1")
+        await_line("READY=1")
+        assert any("MONOTONIC_USEC=" in one for one in told)
         node.process.send_signal(signal.SIGTERM)
         await_line("STOPPING=1")
         assert node.process.wait(20) == 0
