@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from bridge.cli import cluster, output
+from bridge.cli import output
 from bridge.cli.alive import ask_livez
 from bridge.cli.names import MAP, NODE
 from bridge.cli.options import Duration, config_option
@@ -97,6 +97,8 @@ def command(
         _print_alive(config, as_json=as_json)
         return
     if of_all_nodes or of_node is not None:
+        from bridge.cli import cluster  # NATS doubles the time that a script waits for its answer
+
         cluster.show(config, of_node, awaited, timeout_seconds, as_json=as_json)
         return
     if awaited is not None and awaited != "all" and not _has(config, awaited):
