@@ -127,6 +127,21 @@ wheel: share ## build dist/*.tar.gz and dist/*.whl
 package-test: share ## build both, and try the wheel in an environment of its own
 	@scripts/package_test.sh $(BIN)
 
+.PHONY: image
+image: $(READY) ## build the images by docker or podman, and try them (ARGS=--no-registry)
+	$(BIN)/python -m tests.containers image $(ARGS)
+
+.PHONY: compose-check
+compose-check: $(READY) ## start what docker-compose.yml says, and look (ARGS=--no-registry)
+	@$(BIN)/python -c 'import podman_compose' 2>/dev/null || $(BIN)/pip install -q podman-compose
+	$(BIN)/python -m tests.containers compose $(ARGS)
+
+.PHONY: helm-check
+helm-check: $(READY) ## the Helm chart, by helm and by Kubernetes' schemas
+	@$(BIN)/python -c 'import kubernetes_validate' 2>/dev/null || \
+		$(BIN)/pip install -q kubernetes-validate
+	HELM=$$(scripts/get_helm.sh) $(PYTEST) tests/helm $(ARGS)
+
 .PHONY: clean
 clean: ## remove what was built, .venv too
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
