@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -78,13 +79,13 @@ class NodeProcess:
         self.state_directory.mkdir(parents=True, exist_ok=True)
         self.log_path = self.state_directory / "log"
         self.config_path = self.state_directory / "mapbridge.toml"
-        self.config_path.write_text(
+        self._tables = (
             f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
             f'state_dir = "{self.state_directory}"\n\n'
             f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n\n'
             f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n{more}\n'
-            + "\n".join(entry.toml() for entry in maps)
         )
+        self._write_config(maps)
         # What stands before it must become it, such as `unshare` without a fork.
         command = [*before, sys.executable, "-m", "bridge.cli.main"]
         command += ["run", "-c", str(self.config_path)]
@@ -107,9 +108,10 @@ class NodeProcess:
         # A process that was killed before it in the same directory may have left its last word.
         return status if status.get("process") == self.process.pid else {}
 
-    def map_status(self) -> dict[str, object]:
+    def map_status(self, name: str | None = None) -> dict[str, object]:
+        """What it says of a map, the first one by default; empty for one that it does not have."""
         maps = self.status().get("maps")
-        found = maps.get(self.map_name) if isinstance(maps, dict) else None
+        found = maps.get(name or self.map_name) if isinstance(maps, dict) else None
         return found if isinstance(found, dict) else {}
 
     @property
@@ -144,6 +146,11 @@ class NodeProcess:
                 )
             time.sleep(POLL_SECONDS)
 
+    def reload(self, maps: Sequence[MapEntry]) -> None:
+        """Have it read a configuration with these maps; returns at once."""
+        self._write_config(maps)
+        self.process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL."""
         if self.process.poll() is None:
@@ -164,6 +171,9 @@ class NodeProcess:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+
+    def _write_config(self, maps: Sequence[MapEntry]) -> None:
+        self.config_path.write_text(self._tables + "\n".join(entry.toml() for entry in maps))
 
     def _last_lines(self) -> str:
         lines = self.log_path.read_text(errors="replace").splitlines()

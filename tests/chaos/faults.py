@@ -22,33 +22,58 @@ from tests.chaos.load import Load
 from tests.chaos.servers import Server, ServerCluster
 
 SETTLE_SECONDS_MAX = 120.0
+SPARE = "spare"
 
 
 @dataclass(slots=True)
 class Stage:
-    """Everything that faults act on. ``mortal``: nodes whose bridges may be killed."""
+    """Everything that faults act on.
+
+    mortal  nodes whose bridges may be killed
+    spares  the writers of a second map of each node, where there is one
+    """
 
     directory: Path
     cluster: ServerCluster
     loads: list[Load]
     mortal: Sequence[int]
+    spares: list[Load] = field(default_factory=list)
     nodes: list[NodeProcess] = field(default_factory=list)
     until_equal: Callable[[], bool] = lambda: True
 
     def start_node(self, number: int) -> NodeProcess:
-        loaded = self.loads[number].churn.loaded
-        emit = (loaded.map_pin(RING), loaded.map_pin(LOSSES))
         return NodeProcess(
             f"n{number + 1}",
             self.directory,
             broker_url=self.cluster.url,
             replicas=3,
-            maps=[MapEntry(MAP, loaded.map_pin(MAP), Role.REPLICATE, emit)],
+            maps=self.maps(number),
         )
+
+    def maps(self, number: int, *, spare: bool = True) -> list[MapEntry]:
+        """The maps of a node's configuration."""
+        entries = [_entry(MAP, self.loads[number])]
+        if spare and self.spares:
+            entries.append(_entry(SPARE, self.spares[number]))
+        return entries
+
+    def writers(self, number: int) -> list[Load]:
+        """Of one node."""
+        return [loads[number] for loads in (self.loads, self.spares) if loads]
+
+    @property
+    def all_writers(self) -> list[Load]:
+        return [*self.loads, *self.spares]
 
     def restart_node(self, number: int) -> None:
         self.nodes[number] = self.start_node(number)
         self.nodes[number].await_running()
+
+
+def _entry(name: str, load: Load) -> MapEntry:
+    loaded = load.churn.loaded
+    emit = (loaded.map_pin(RING), loaded.map_pin(LOSSES))
+    return MapEntry(name, loaded.map_pin(MAP), Role.REPLICATE, emit)
 
 
 Fault = Callable[[Stage, random.Random, float], contextlib.AbstractContextManager[str]]
@@ -70,17 +95,18 @@ def node_wiped(stage: Stage, chance: random.Random, seconds: float) -> Iterator[
     What only it knew is gone with it, so its programs rest until everything is on the stream.
     """
     number = chance.choice(stage.mortal)
-    for load in stage.loads:
+    for load in stage.all_writers:
         load.stop()
     assert stage.until_equal(), "the cluster was not at rest before its node was wiped"
     _kill(stage.nodes[number])
-    wiped = stage.loads[number].churn.loaded.map(MAP)
-    keys, _ = read_entries(wiped)
-    for key in np.ascontiguousarray(keys):
-        wiped.delete(key.tobytes())
+    for load in stage.writers(number):
+        wiped = load.churn.loaded.map(MAP)
+        keys, _ = read_entries(wiped)
+        for key in np.ascontiguousarray(keys):
+            wiped.delete(key.tobytes())
     (stage.nodes[number].state_directory / POSITIONS).unlink(missing_ok=True)
-    for other, load in enumerate(stage.loads):
-        if other != number:
+    for other in set(range(len(stage.nodes))) - {number}:
+        for load in stage.writers(other):
             load.start()
     yield stage.nodes[number].name
     stage.restart_node(number)

@@ -45,8 +45,10 @@ class Round:
 
 
 @contextlib.contextmanager
-def open_stage(*, keep: bool = False, mortal: Sequence[int] = range(NODES)) -> Iterator[Stage]:
-    """Everything runs on entering, and is removed on leaving. ``mortal``: see ``Stage``."""
+def open_stage(
+    *, keep: bool = False, mortal: Sequence[int] = range(NODES), spare: bool = False
+) -> Iterator[Stage]:
+    """Everything runs on entering, and is removed on leaving; ``spare``: with a second map."""
     with contextlib.ExitStack() as stack:
         directory = Path(tempfile.mkdtemp(prefix="mapbridge-chaos-"))
         if keep:
@@ -57,13 +59,10 @@ def open_stage(*, keep: bool = False, mortal: Sequence[int] = range(NODES)) -> I
             directory = Path(stack.enter_context(temporary))
         claim = stack.enter_context(Claim.take())
         claim.pin_directory.mkdir(parents=True)
-        loads = []
-        for number in range(NODES):
-            pins = claim.pin_directory / f"n{number + 1}"
-            churn = stack.enter_context(loaded_churn(default_cache(), pins, ["EMIT"]))
-            loads.append(Load(churn, number))
+        loads = _load_programs(stack, claim.pin_directory, "n")
+        spares = _load_programs(stack, claim.pin_directory, "spare") if spare else []
         cluster = stack.enter_context(ServerCluster(claim, directory))
-        stage = Stage(directory, cluster, loads, mortal)
+        stage = Stage(directory, cluster, loads, mortal, spares)
         stage.until_equal = lambda: _settle(stage).good
         stack.callback(_stop_nodes, stage)
         for number in range(NODES):
@@ -73,21 +72,36 @@ def open_stage(*, keep: bool = False, mortal: Sequence[int] = range(NODES)) -> I
         yield stage
 
 
+def _load_programs(stack: contextlib.ExitStack, pins: Path, prefix: str) -> list[Load]:
+    loads = []
+    for number in range(NODES):
+        churn = loaded_churn(default_cache(), pins / f"{prefix}{number + 1}", ["EMIT"])
+        loads.append(Load(stack.enter_context(churn), number))
+    return loads
+
+
 def _stop_nodes(stage: Stage) -> None:
     for node in stage.nodes:
         node.stop()
 
 
-def play(stage: Stage, number: int, name: str, chance: random.Random) -> Round:
-    before = sum(load.changes for load in stage.loads)
-    for load in stage.loads:
+def play(
+    stage: Stage,
+    number: int,
+    name: str,
+    chance: random.Random,
+    beside: contextlib.AbstractContextManager[object] | None = None,
+) -> Round:
+    """One round; ``beside``: what is so from before the fault until behind it."""
+    before = sum(load.changes for load in stage.all_writers)
+    for load in stage.all_writers:
         load.start()
     time.sleep(BEFORE_SECONDS)
     seconds = chance.uniform(1.0, 6.0)
-    with FAULTS[name](stage, chance, seconds) as whom:
+    with beside or contextlib.nullcontext(), FAULTS[name](stage, chance, seconds) as whom:
         time.sleep(seconds)
     ended = time.monotonic()
-    for load in stage.loads:
+    for load in stage.all_writers:
         load.stop()
     verdict = _settle(stage)
     resync = time.monotonic() - ended
@@ -101,7 +115,7 @@ def play(stage: Stage, number: int, name: str, chance: random.Random) -> Round:
         fault=name,
         whom=whom,
         fault_seconds=round(seconds, 1),
-        changes=sum(load.changes for load in stage.loads) - before,
+        changes=sum(load.changes for load in stage.all_writers) - before,
         resync_seconds=round(resync, 2),
         lost=verdict.lost,
         drift=verdict.drift,
@@ -122,9 +136,14 @@ def _verified(stage: Stage) -> bool:
 def _settle(stage: Stage) -> Verdict:
     """The verdict as soon as it is good; the last one when it is not in time."""
     deadline = time.monotonic() + SETTLE_SECONDS_MAX
-    while not (verdict := judge(stage.loads)).good and time.monotonic() < deadline:
+    while not (verdict := _judge_all(stage)).good and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
     return verdict
+
+
+def _judge_all(stage: Stage) -> Verdict:
+    found = [judge(loads) for loads in (stage.loads, stage.spares) if loads]
+    return Verdict(sum(one.lost for one in found), sum(one.drift for one in found))
 
 
 def _explain(stage: Stage) -> None:

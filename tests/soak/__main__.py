@@ -1,6 +1,7 @@
-"""Hours of random load and faults in which nothing may grow: `python -m tests.soak --minutes 30`.
+"""Hours of random load, faults and reloads; nothing may grow: `python -m tests.soak --minutes 30`.
 
-Three nodes and three servers as in `tests.chaos`, one random fault a round. Two of the bridges are
+Three nodes and three servers as in `tests.chaos`, one random fault a round, and in half of them a
+bridge whose configuration loses a map and gets it back. Two of the bridges are
 never killed: what they use is judged over the whole run. The log is bounded as operators bound it,
 so that its beginning goes, and nodes that come back need snapshots. Writes `samples.csv`,
 `report.json` and `curves.png` to build/soak/. Needs root.
@@ -29,10 +30,14 @@ from tests.chaos.faults import FAULTS, Stage
 from tests.chaos.rounds import Round, line_of, open_stage, play
 from tests.soak.curves import BOUNDS, Growth, Sampler, judge_growth, write_csv
 from tests.soak.plot import draw
+from tests.soak.reloads import without_spare
 
-LOG_BYTES = 64 << 20
+# More than is written while a bridge lacks a map, on a slow machine too: what programs wrote to it
+# meanwhile is lost when the history of that time is gone.
+LOG_BYTES = 512 << 20
 PACES = (1, 2, 4, 8)  # runs of a writer in a step
 INTERVALS = 1800  # samples of a process in a run, at most one a second, at least one in ten
+RELOADS = 0.5  # share of rounds in which a bridge's configuration changes, twice
 MORTAL = (2,)  # the node whose bridge may be killed
 
 
@@ -54,16 +59,18 @@ def main() -> int:
     reap_leftovers()
     chance = random.Random(options.seed)
     rounds: list[tuple[float, Round]] = []
+    reloads = 0
     wanted = options.minutes * 60.0
-    with open_stage(mortal=MORTAL) as stage:
+    with open_stage(mortal=MORTAL, spare=True) as stage:
         asyncio.run(_bound_log(stage.cluster.url.split(",")))
         began = time.monotonic()
         interval = min(max(wanted / INTERVALS, 0.1), 10.0)
         with Sampler(lambda: stage.nodes, lambda: time.monotonic() - began, interval) as sampler:
             while (at := time.monotonic() - began) < wanted:
-                done = _round(stage, len(rounds), chance)
+                done, reloaded = _round(stage, len(rounds), chance)
                 rounds.append((at, done))
-                print(line_of(done), flush=True)
+                reloads += 2 * reloaded
+                print(line_of(done) + (", reloaded" if reloaded else ""), flush=True)
                 write_csv(sampler.samples, options.out / "samples.csv")
             seconds = time.monotonic() - began
     memory = replace(BOUNDS["memory_mb"], amount=options.memory_mb)
@@ -73,19 +80,25 @@ def main() -> int:
     report = {
         "seconds": round(seconds, 1),
         "seed": options.seed,
+        "reloads": reloads,
         "good": good,
         "growth": [asdict(found) for found in growth],
         "rounds": [{"began": round(at, 2), **asdict(done)} for at, done in rounds],
     }
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
-    _print([done for _, done in rounds], growth, seconds, options.out)
+    _print([done for _, done in rounds], growth)
+    print(f"curves: {options.out / 'curves.png'}")
+    print(_verdict([done for _, done in rounds], reloads, seconds, good=good))
     return 0 if good else 1
 
 
-def _round(stage: Stage, number: int, chance: random.Random) -> Round:
-    for load in stage.loads:
+def _round(stage: Stage, number: int, chance: random.Random) -> tuple[Round, bool]:
+    """What came of it, and whether a configuration was changed meanwhile."""
+    for load in stage.all_writers:
         load.pace = chance.choice(PACES)
-    return play(stage, number, chance.choice(list(FAULTS)), chance)
+    beside = without_spare(stage, chance) if chance.random() < RELOADS else None
+    fault = chance.choice(list(FAULTS))
+    return play(stage, number, fault, chance, beside), beside is not None
 
 
 async def _bound_log(urls: list[str]) -> None:
@@ -106,9 +119,7 @@ def _good(rounds: Sequence[Round], growth: Sequence[Growth]) -> bool:
     return bool(rounds) and equal and bool(growth) and all(found.good for found in growth)
 
 
-def _print(
-    rounds: Sequence[Round], growth: Sequence[Growth], seconds: float, directory: Path
-) -> None:
+def _print(rounds: Sequence[Round], growth: Sequence[Growth]) -> None:
     for found in growth:
         print(
             f"{found.node} {found.of:<12} early {found.early:>8g}  late {found.late:>8g}  "
@@ -119,12 +130,14 @@ def _print(
     for fault, times in Counter(done.fault for done in rounds).most_common():
         longest = max(done.resync_seconds for done in rounds if done.fault == fault)
         print(f"{times:4} x {fault:<22} longest until equal {longest:.2f} s")
+
+
+def _verdict(rounds: Sequence[Round], reloads: int, seconds: float, *, good: bool) -> str:
     lost, drift = sum(done.lost for done in rounds), sum(done.drift for done in rounds)
     changes = sum(done.changes for done in rounds)
-    print(f"curves: {directory / 'curves.png'}")
-    print(
-        f"soak: {seconds / 60:.1f} minutes, {len(rounds)} faults, {changes:,} changes: "
-        f"{lost} lost, {drift} drift, {'flat' if _good(rounds, growth) else 'NOT GOOD'}"
+    return (
+        f"soak: {seconds / 60:.1f} minutes, {len(rounds)} faults, {reloads} reloads, {changes:,} "
+        f"changes: {lost} lost, {drift} drift, {'flat' if good else 'NOT GOOD'}"
     )
 
 
