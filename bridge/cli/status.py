@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -41,6 +42,12 @@ class NotSyncedError(BridgeError):
     help="Wait until this map is synced; `all`: all maps.",
 )
 @click.option(
+    "--joined",
+    "once_is_enough",
+    is_flag=True,
+    help="With --wait-synced: it is enough that the map has caught up once since it was opened.",
+)
+@click.option(
     "--alive",
     "whether_alive",
     is_flag=True,
@@ -71,6 +78,7 @@ class NotSyncedError(BridgeError):
 def command(
     config_path: Path,
     awaited: str | None,
+    once_is_enough: bool,
     whether_alive: bool,
     of_all_nodes: bool,
     of_node: str | None,
@@ -88,6 +96,7 @@ def command(
       mapbridge status
       mapbridge status --wait-synced ct --timeout 30s
       mapbridge status --wait-synced all --timeout 0 --json
+      mapbridge status --wait-synced all --joined --timeout 0
       mapbridge status --wait-synced ct --node lb-2
       mapbridge status --nodes
       mapbridge status --alive
@@ -96,6 +105,8 @@ def command(
     if whether_alive:
         _print_alive(config, as_json=as_json)
         return
+    if once_is_enough and (awaited is None or of_node is not None):
+        raise click.UsageError("--joined: needs --wait-synced, and is for this node only")
     if of_all_nodes or of_node is not None:
         from bridge.cli import cluster  # NATS doubles the time that a script waits for its answer
 
@@ -113,7 +124,8 @@ def command(
     wanted = [awaited]
     if awaited == "all":
         wanted = [entry.name for entry in config.maps if not entry.selector.is_pattern]
-    status = _await(directory, wanted, timeout_seconds, found_too=awaited == "all")
+    good = _has_joined if once_is_enough else _is_synced
+    status = _await(directory, wanted, timeout_seconds, good, found_too=awaited == "all")
     _print(status, as_json=as_json)
 
 
@@ -139,10 +151,24 @@ def _has(config: Config, name: str) -> bool:
     return True
 
 
+def _is_synced(found: dict[str, object]) -> bool:
+    return found.get("synced") is True
+
+
+def _has_joined(found: dict[str, object]) -> bool:
+    """It may have fallen behind since, or lost the broker."""
+    return found.get("state") in ("running", "parked")
+
+
 def _await(
-    directory: Path, wanted: list[str], timeout_seconds: float, *, found_too: bool
+    directory: Path,
+    wanted: list[str],
+    timeout_seconds: float,
+    good: Callable[[dict[str, object]], bool],
+    *,
+    found_too: bool,
 ) -> dict[str, object]:
-    """The status in which all of ``wanted`` are synced, those that patterns found too."""
+    """The status in which all of ``wanted`` are good, those that patterns found too."""
     deadline = time.monotonic() + timeout_seconds
     while True:
         late = time.monotonic() >= deadline
@@ -155,7 +181,7 @@ def _await(
             maps = status.get("maps")
             found = maps if found_too and isinstance(maps, dict) else {}
             names = dict.fromkeys([*wanted, *found])
-            behind = [name for name in names if _map(status, name).get("synced") is not True]
+            behind = [name for name in names if not good(_map(status, name))]
             if not behind:
                 return status
             if late:
