@@ -1,4 +1,4 @@
-"""Where the files are that are not Python: C sources of BPF programs, protobuf schemas.
+"""Where the files are that are not Python: BPF programs in C, protobuf schemas, a user's examples.
 
 A wheel carries them in ``bridge/_data``; in a checkout (an editable install) they lie in the
 top-level folders of the same names. Both places are looked at, the wheel's first.
@@ -32,6 +32,11 @@ def bpf_source(name: str) -> Path:
 def schema(name: str) -> Path:
     """The path of a file below ``schemas/``, for example ``mapbridge/v1/delta.proto``."""
     return _file(schema_directory(), name)
+
+
+def keepalived_file(name: str) -> Path:
+    """The path of a file below ``deploy/keepalived/``."""
+    return _file(_directory("deploy/keepalived"), name)
 
 
 def _directory(name: str) -> Path:

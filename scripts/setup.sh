@@ -45,6 +45,7 @@ need_debian() {
         "    $VENV/bin/pip install -e '.[embedded,test,dev]' && touch $VENV/.ready" \
         "needed: Python 3.11 or newer with venv, BCC with its Python 3 bindings, clang, llvm," \
         "    bpftool, libbpf's and the kernel's headers, gcc, make, iproute2;" \
+        "    keepalived for \`make demo ARGS='--fail host'\`;" \
         "    for tests on other kernels: qemu-system, a static busybox, kmod"
 }
 
@@ -62,8 +63,8 @@ wanted_packages() {
     # libbpf-tools: programs of others, whose maps the tests of layouts read; mandoc, fish and zsh:
     # readers of manual pages and of completions.
     echo python3 python3-venv python3-bpfcc clang llvm "$(first_of bpftool linux-tools-generic)" \
-        libbpf-dev libbpf-tools "$headers" gcc libc6-dev make iproute2 "$qemu" busybox-static \
-        kmod util-linux ca-certificates mandoc fish zsh
+        libbpf-dev libbpf-tools "$headers" gcc libc6-dev make iproute2 keepalived "$qemu" \
+        busybox-static kmod util-linux ca-certificates mandoc fish zsh
 }
 
 install_packages() {

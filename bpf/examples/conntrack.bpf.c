@@ -37,6 +37,11 @@
 #define CT_ENTRIES_MAX 131072
 #endif
 
+/* 1: what belongs to no known connection is dropped, as firewalls and NAT do. */
+#ifndef CT_STRICT
+#define CT_STRICT 0
+#endif
+
 #define CT_IPV4 4
 #define CT_IPV6 6
 
@@ -236,7 +241,8 @@ static __always_inline bool advance_close(struct ct_value *value, const struct s
 	return changed;
 }
 
-static __always_inline void track(const struct ct_key *key, const struct segment *seg)
+/* Returns whether the segment begins a connection or belongs to one. */
+static __always_inline bool track(const struct ct_key *key, const struct segment *seg)
 {
 	const struct ct_value *old = bpf_map_lookup_elem(&ct, key);
 	struct ct_value value;
@@ -245,22 +251,22 @@ static __always_inline void track(const struct ct_key *key, const struct segment
 	if (seg->rst) {
 		if (old)
 			bpf_map_delete_elem(&ct, key);
-		return;
+		return old;
 	}
 	if (seg->syn && !seg->has_ack) {
 		begin(key, old, seg);
-		return;
+		return true;
 	}
 	if (!old || !seg->has_ack) /* connections older than the tracker are not picked up */
-		return;
+		return old;
 	value = *old;
 	if (seg->syn) {
 		if (value.state != CT_SYN_SENT || seg->from == value.initiator)
-			return;
+			return true;
 		value.state = CT_SYN_RECEIVED;
 		set_end(value.isn, seg->from, seg->seq);
 		write_entry(key, &value);
-		return;
+		return true;
 	}
 	if (value.state == CT_SYN_RECEIVED && seg->from == value.initiator) {
 		value.state = CT_ESTABLISHED;
@@ -272,6 +278,7 @@ static __always_inline void track(const struct ct_key *key, const struct segment
 		bpf_map_delete_elem(&ct, key);
 	else if (changed)
 		write_entry(key, &value);
+	return true;
 }
 
 static __always_inline int see(struct __sk_buff *skb)
@@ -279,8 +286,8 @@ static __always_inline int see(struct __sk_buff *skb)
 	struct ct_key key = {};
 	struct segment seg = {};
 
-	if (parse(skb, &key, &seg))
-		track(&key, &seg);
+	if (parse(skb, &key, &seg) && !track(&key, &seg) && CT_STRICT)
+		return TC_ACT_SHOT;
 	return TC_ACT_UNSPEC; /* let the next filter, if any, decide */
 }
 

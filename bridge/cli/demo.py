@@ -10,7 +10,9 @@ import click
 from bridge.cli import output
 from bridge.cli.output import json_option
 from bridge.config import CaptureMode
-from bridge.demo.story import NotEqualError, Outcome, Scene, Story
+from bridge.demo.failover import Failover, FailoverOutcome, Failure
+from bridge.demo.story import NotEqualError, Outcome, Story
+from bridge.demo.telling import Scene
 from bridge.demo.traffic import SESSIONS_DEFAULT, SESSIONS_MAX
 
 LINE_SECONDS = 1.0  # between two lines of progress where there is no terminal
@@ -31,12 +33,22 @@ LINE_SECONDS = 1.0  # between two lines of progress where there is no terminal
     show_default=True,
     help="How node a sees the changes of its map.",
 )
+@click.option(
+    "--fail",
+    type=click.Choice([str(failure) for failure in Failure]),
+    help="Lose node a with its sessions: the whole `host`, or all but its disk by a `reboot`.",
+)
 @json_option
-def command(sessions: int, capture: str, as_json: bool) -> None:
+def command(sessions: int, capture: str, fail: str | None, as_json: bool) -> None:
     """Track real TCP connections on node a and see them arrive in node b's map.
 
     Starts a nats-server and two bridges, opens connections between two network namespaces, starts
     a third bridge late, compares the three maps entry by entry, and closes the connections again.
+
+    With --fail, the nodes are routers that drop what they have no entry for, and keepalived moves
+    the gateway's address. Node a is lost, node b takes over; node a comes back with an empty map
+    and takes over again when the check script says that it is synced.
+
     Needs root. Removes everything it made. With --json, progress goes to standard error and the
     last line of standard output is one object.
 
@@ -44,8 +56,14 @@ def command(sessions: int, capture: str, as_json: bool) -> None:
     Examples:
       mapbridge demo
       mapbridge demo --sessions 5000 --json
+      mapbridge demo --fail host
     """
     display = Display(err=as_json)
+    if fail is not None:
+        failed = Failover(sessions, capture, Failure(fail), display.show).run()
+        display.end()
+        _report_failover(failed, as_json=as_json)
+        return
     outcome = Story(sessions, capture, display.show).run()
     display.end()
     if as_json:
@@ -88,8 +106,7 @@ def _describe(scene: Scene) -> str:
     text = f"{scene.seconds:6.1f} s  {scene.step}"
     if not scene.entries:
         return text
-    names = "abc"
-    entries = "  ".join(f"{names[i]} {count:,}" for i, count in enumerate(scene.entries))
+    entries = "  ".join(f"{name} {count:,}" for name, count in scene.entries.items())
     return (
         f"{text}: {scene.sessions:,} of {scene.wanted:,} open | entries {entries} | "
         f"{scene.changes_per_second:,.0f} changes/s, lag {scene.lag_seconds * 1000:,.0f} ms"
@@ -107,6 +124,41 @@ def _print(outcome: Outcome) -> None:
         ],
     )
     output.line()
+    output.line(
+        f"{outcome.sessions:,} sessions in {outcome.seconds:.0f} s: {outcome.missing} missing, "
+        f"{outcome.wrong} wrong, {outcome.extra} extra; {outcome.left} left after closing them"
+    )
+
+
+def _report_failover(outcome: FailoverOutcome, *, as_json: bool) -> None:
+    if as_json:
+        output.print_json(asdict(outcome))
+    else:
+        _print_failover(outcome)
+    if not outcome.equal:
+        raise NotEqualError(
+            f"maps differ: {outcome.missing} missing, {outcome.wrong} wrong, {outcome.extra} extra,"
+            f" {outcome.left} left after closing; at the takeover {outcome.at_takeover_missing} "
+            f"missing, {outcome.at_takeover_wrong} wrong, {outcome.at_takeover_extra} extra",
+            hint="this is a fault of mapbridge: please report it with the output above",
+        )
+
+
+def _print_failover(outcome: FailoverOutcome) -> None:
+    output.line()
+    output.print_table(
+        ["after s", "exit code", "entries of the new node a"],
+        [[f"{one.seconds:.1f}", one.exit_code, one.entries] for one in outcome.answers],
+    )
+    output.line()
+    output.line(
+        f"node a lost: node b had the addresses after {outcome.takeover_seconds:.1f} s, "
+        f"{outcome.answered_by_b:,} of {outcome.sessions_lost_with_a:,} sessions answered"
+    )
+    output.line(
+        f"node a back: it had the addresses after {outcome.return_seconds:.1f} s, then lacking "
+        f"{outcome.at_takeover_missing}; {outcome.answered_by_a:,} of {outcome.sessions:,} answered"
+    )
     output.line(
         f"{outcome.sessions:,} sessions in {outcome.seconds:.0f} s: {outcome.missing} missing, "
         f"{outcome.wrong} wrong, {outcome.extra} extra; {outcome.left} left after closing them"

@@ -53,7 +53,7 @@ class Topology:
         """Raises PrivilegeError, UnavailableError (tool or kernel feature) or CommandError."""
         tools.require_privileges()
         tools.require_tools("ip", "tc", "nsenter")
-        _load_modules()
+        load_modules()
         try:
             for namespace in (self.client_namespace, self.server_namespace):
                 tools.run(["ip", "netns", "add", namespace])
@@ -70,14 +70,11 @@ class Topology:
 
     def attach(self, ingress: Path, egress: Path) -> None:
         """Runs the pinned tc programs on what enters and leaves the server's end of the wire."""
-        self._tc("qdisc", "replace", "dev", DEVICE, "clsact")
-        for hook, pin in (("ingress", ingress), ("egress", egress)):
-            program = ("bpf", "direct-action", "object-pinned", str(pin))
-            self._tc("filter", "add", "dev", DEVICE, hook, *program)
+        attach(self.server_namespace, DEVICE, ingress, egress)
 
     def detach(self) -> None:
         """Takes the tracker's programs off again; the map stays as it is."""
-        self._tc("qdisc", "del", "dev", DEVICE, "clsact")
+        _tc(self.server_namespace, "qdisc", "del", "dev", DEVICE, "clsact")
 
     def remove(self) -> None:
         """Deletes both namespaces, and with them the wire and what is attached to it."""
@@ -98,21 +95,11 @@ class Topology:
         self.remove()
 
     def _join(self) -> None:
-        argv = ["ip", "link", "add", DEVICE, "netns", self.client_namespace]
-        argv += ["address", CLIENT_MAC, "type", "veth"]
-        argv += ["peer", "name", DEVICE, "netns", self.server_namespace, "address", SERVER_MAC]
-        try:
-            tools.run(argv)
-        except tools.CommandError as error:
-            if "Unknown device type" in str(error) or "not supported" in str(error):
-                raise UnavailableError(
-                    "kernel: no veth devices", hint="modprobe veth, or a kernel with CONFIG_VETH"
-                ) from error
-            raise
+        join(self.client_namespace, DEVICE, self.server_namespace, DEVICE, CLIENT_MAC, SERVER_MAC)
 
     def _configure(self, namespace: str, commands: list[str]) -> None:
         text = "\n".join(["link set lo up", f"link set {DEVICE} up", *commands, ""])
-        tools.run(self.command_inside(namespace, "ip", "-batch", "-"), input_text=text)
+        tools.run(command_inside(namespace, "ip", "-batch", "-"), input_text=text)
 
     def _client_commands(self) -> list[str]:
         commands = [f"address add {GATEWAY_IPV4}/30 dev {DEVICE}"]
@@ -145,7 +132,7 @@ class Topology:
         script = 'for f in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 0 > "$f" || exit 1; done'
         for namespace in (self.client_namespace, self.server_namespace):
             try:
-                tools.run(self.command_inside(namespace, "sh", "-c", script))
+                tools.run(command_inside(namespace, "sh", "-c", script))
             except tools.CommandError:
                 # /proc/sys is read-only in some containers; IPv4 alone serves as well
                 self.ipv6 = False
@@ -153,37 +140,69 @@ class Topology:
     def _await_link(self) -> None:
         deadline = time.monotonic() + LINK_SECONDS_MAX
         for namespace in (self.client_namespace, self.server_namespace):
-            shown = self.command_inside(namespace, "ip", "link", "show", DEVICE)
+            shown = command_inside(namespace, "ip", "link", "show", DEVICE)
             while "state UP" not in tools.run(shown):
                 if time.monotonic() > deadline:
                     raise tools.CommandError(f"{DEVICE}: link not up (got {LINK_SECONDS_MAX:g} s)")
                 time.sleep(_POLL_SECONDS)
 
-    def _tc(self, *arguments: str) -> None:
-        try:
-            tools.run(self.command_inside(self.server_namespace, "tc", *arguments))
-        except tools.CommandError as error:
-            if "qdisc kind is unknown" in str(error):
-                raise UnavailableError(
-                    "kernel: no clsact qdisc",
-                    hint="modprobe sch_ingress cls_bpf, or a kernel with CONFIG_NET_CLS_BPF",
-                ) from error
-            raise
 
-    @staticmethod
-    def command_inside(namespace: str, *argv: str) -> list[str]:
-        """A command line that runs ``argv`` in the namespace.
+def join(
+    namespace: str,
+    device: str,
+    other: str,
+    other_device: str,
+    address: str = "",
+    other_address: str = "",
+) -> None:
+    """A veth pair between two namespaces; with link addresses of one's own where they are given."""
+    argv = ["ip", "link", "add", device, "netns", namespace]
+    argv += ["address", address] * bool(address)
+    argv += ["type", "veth", "peer", "name", other_device, "netns", other]
+    argv += ["address", other_address] * bool(other_address)
+    try:
+        tools.run(argv)
+    except tools.CommandError as error:
+        if "Unknown device type" in str(error) or "not supported" in str(error):
+            raise UnavailableError(
+                "kernel: no veth devices", hint="modprobe veth, or a kernel with CONFIG_VETH"
+            ) from error
+        raise
 
-        Not ``-netns`` or ``ip netns exec``: these mount a sysfs of their own over /sys, so that the
-        pins under /sys/fs/bpf are out of sight, and they refuse to work in a chroot.
-        """
-        return ["nsenter", f"--net=/run/netns/{namespace}", *argv]
+
+def attach(namespace: str, device: str, ingress: Path, egress: Path) -> None:
+    """Runs the pinned tc programs on what enters and leaves the device."""
+    _tc(namespace, "qdisc", "replace", "dev", device, "clsact")
+    for hook, pin in (("ingress", ingress), ("egress", egress)):
+        program = ("bpf", "direct-action", "object-pinned", str(pin))
+        _tc(namespace, "filter", "add", "dev", device, hook, *program)
 
 
-def _load_modules() -> None:
+def command_inside(namespace: str, *argv: str) -> list[str]:
+    """A command line that runs ``argv`` in the namespace.
+
+    Not ``-netns`` or ``ip netns exec``: these mount a sysfs of their own over /sys, so that the
+    pins under /sys/fs/bpf are out of sight, and they refuse to work in a chroot.
+    """
+    return ["nsenter", f"--net=/run/netns/{namespace}", *argv]
+
+
+def load_modules() -> None:
     """Where the kernel does not load them by itself; built-in ones make this do nothing."""
     if shutil.which("modprobe") is None:
         return
-    for module in ("veth", "sch_ingress", "cls_bpf"):
+    for module in ("veth", "bridge", "sch_ingress", "cls_bpf"):
         # the answer says nothing: modprobe also fails for what is built in and unlisted
         subprocess.run(["modprobe", "-q", module], check=False, capture_output=True, timeout=30)
+
+
+def _tc(namespace: str, *arguments: str) -> None:
+    try:
+        tools.run(command_inside(namespace, "tc", *arguments))
+    except tools.CommandError as error:
+        if "qdisc kind is unknown" in str(error):
+            raise UnavailableError(
+                "kernel: no clsact qdisc",
+                hint="modprobe sch_ingress cls_bpf, or a kernel with CONFIG_NET_CLS_BPF",
+            ) from error
+        raise

@@ -49,12 +49,23 @@ class TrackerPins:
 
 
 class Tracker:
-    """One ``ct`` map per node under ``claim.pin_directory``: ``<node>/maps/ct``."""
+    """One ``ct`` map per node under ``claim.pin_directory``: ``<node>/maps/ct``.
 
-    def __init__(self, claim: Claim, sessions: int, nodes: Sequence[str] = ("a",)) -> None:
+    ``strict``: the programs drop what belongs to no connection in the map.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        sessions: int,
+        nodes: Sequence[str] = ("a",),
+        *,
+        strict: bool = False,
+    ) -> None:
         if not nodes or len(set(nodes)) != len(nodes):
             raise ValueError(f"nodes: need one or more different names (got {list(nodes)})")
         self.entries_max = entries_for(sessions)
+        self._strict = strict
         self._root = claim.pin_directory
         self.pins = {node: TrackerPins(self._root / node) for node in nodes}
 
@@ -67,7 +78,7 @@ class Tracker:
         """Raises PrivilegeError, UnavailableError (a tool is missing) or ObjectError."""
         tools.require_privileges()
         tools.require_tools("clang", "bpftool")
-        defines = [f"CT_ENTRIES_MAX={self.entries_max}"]
+        defines = [f"CT_ENTRIES_MAX={self.entries_max}", f"CT_STRICT={int(self._strict)}"]
         compiled = compile_object(bpf_source(SOURCE), defines=defines)
         try:
             self._root.mkdir(exist_ok=True)

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 import bridge
-from bridge.demo.topology import Topology
 from bridge.demo.traffic_worker import LaneConfig, LaneReport
 from bridge.errors import BridgeError
 
@@ -51,12 +51,15 @@ class Progress:
     closed: int
     failed: int
     lost: int
+    asked_answers: int = 0
+    answers: int = 0  # to what clients said
     errors: tuple[tuple[str, int], ...] = ()
 
     @property
     def finished(self) -> bool:
-        """Whether exactly the sessions asked for are open, and those asked to end have ended."""
-        return self.open == self.asked and self.closed == self.asked_closed
+        """Whether just what was asked for is open, the rest has ended, and all is answered."""
+        settled = self.open == self.asked and self.closed == self.asked_closed
+        return settled and self.answers == self.asked_answers
 
     @property
     def problem(self) -> str:
@@ -85,6 +88,7 @@ class _LaneProcess:
         self.capacity = config.capacity
         self.asked = 0
         self.asked_closed = 0
+        self.asked_answers = 0
         self.report = LaneReport()
         self.ended = False
         self._changed = changed
@@ -144,6 +148,18 @@ class _LaneProcess:
             self._changed.notify_all()
 
 
+class Ends(Protocol):
+    """What traffic needs to know of a topology."""
+
+    client_namespace: str
+    server_namespace: str
+    client_ipv4: tuple[str, ...]
+    client_ipv6: tuple[str, ...]
+    server_ipv4: str
+    server_ipv6: str
+    ipv6: bool
+
+
 class Traffic:
     """Opens, keeps and closes sessions. All methods belong to one thread of the caller's.
 
@@ -152,7 +168,7 @@ class Traffic:
 
     def __init__(
         self,
-        topology: Topology,
+        topology: Ends,
         sessions_max: int = SESSIONS_DEFAULT,
         *,
         ipv6_every: int = IPV6_EVERY,
@@ -217,6 +233,15 @@ class Traffic:
             lane.asked_closed += share
             lane.send({"close": share, "reset": reset})
 
+    def talk(self) -> None:
+        """Asks for a byte to and fro in every session and returns at once.
+
+        Nothing may be on its way: a session that opens or ends meanwhile may count or not.
+        """
+        for lane in self._lanes:
+            lane.asked_answers += lane.report.open
+            lane.send({"talk": True})
+
     def progress(self) -> Progress:
         with self._changed:
             reports = [lane.report for lane in self._lanes]
@@ -231,6 +256,8 @@ class Traffic:
             closed=sum(report.closed for report in reports),
             failed=sum(report.failed for report in reports),
             lost=sum(report.lost for report in reports),
+            asked_answers=sum(lane.asked_answers for lane in self._lanes),
+            answers=sum(report.answers for report in reports),
             errors=tuple(sorted(errors.items())),
         )
 
@@ -256,7 +283,8 @@ class Traffic:
             if time.monotonic() >= deadline:
                 raise TrafficError(
                     f"traffic: {progress.open} sessions open, {progress.closed} closed, wanted "
-                    f"{progress.asked} and {progress.asked_closed} (got {seconds_max:g} s)",
+                    f"{progress.asked} and {progress.asked_closed}; {progress.answers} of "
+                    f"{progress.asked_answers} answers (got {seconds_max:g} s)",
                     hint="allow more time, or ask for fewer sessions",
                 )
 

@@ -4,7 +4,8 @@ It listens in the server's namespace and connects from the client's: a socket be
 namespace in which it was made, so one thread that changes namespaces in between can hold both ends.
 Started by ``traffic.py`` as ``python -m bridge.demo.traffic_worker``; it speaks JSON lines:
 
-    stdin   first line: the fields of ``LaneConfig``; then {"open": n} or {"close": n, "reset": b}
+    stdin   first line: the fields of ``LaneConfig``; then {"open": n}, {"close": n, "reset": b} or
+            {"talk": true}: each open session's client sends a byte, and the server sends it back
             the end of stdin, also by the parent's death, ends the process
     stdout  the fields of ``LaneReport``, whenever they changed, at most every 50 ms
 
@@ -33,6 +34,8 @@ _BACKLOG = 4096
 _REPORT_SECONDS = 0.05
 _LINGER_RESET = struct.pack("ii", 1, 0)  # close() sends RST
 _STDIN = 0
+_WORD = b"."
+_WORDS_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class LaneReport:
     closed: int = 0  # ended on request, on both ends
     failed: int = 0  # never came about
     lost: int = 0  # ended without request
+    answers: int = 0  # bytes that came back to clients
     fatal: str = ""
     errors: dict[str, int] = field(default_factory=dict)
 
@@ -92,7 +96,8 @@ class Lane:
         self._asked_to_end = 0
         self._ended = 0
         self._connecting: dict[int, socket.socket] = {}
-        self._clients: collections.deque[socket.socket] = collections.deque()
+        self._clients: collections.deque[socket.socket] = collections.deque()  # open, oldest first
+        self._talking: dict[int, socket.socket] = {}  # those of them that have sent
         self._accepted: dict[int, socket.socket] = {}
         self._commands = b""
         self._epoll = select.epoll()
@@ -135,7 +140,9 @@ class Lane:
         elif fd in self._connecting:
             self._finish_connect(fd)
         elif fd in self._accepted:
-            self._end_accepted(fd)
+            self._hear(fd)
+        elif fd in self._talking:
+            self._hear_answer(fd)
         elif fd == _STDIN:
             return self._read_commands()
         return True
@@ -148,6 +155,8 @@ class Lane:
         for line in lines:
             command = json.loads(line)
             self._to_open += command.get("open", 0)
+            if command.get("talk"):
+                self._talk()
             self._to_close.extend([command.get("reset", False)] * command.get("close", 0))
         return True
 
@@ -225,10 +234,43 @@ class Lane:
             if self._to_close.popleft():
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
             self._asked_to_end += 1
+            self._talking.pop(client.fileno(), None)
             client.close()
 
+    def _talk(self) -> None:
+        for client in self._clients:
+            fd = client.fileno()
+            if fd not in self._talking:
+                self._talking[fd] = client
+                self._epoll.register(fd, select.EPOLLIN)
+            client.send(_WORD)
+
+    def _hear(self, fd: int) -> None:
+        """The client sent, finished or reset."""
+        try:
+            words = self._accepted[fd].recv(_WORDS_MAX)
+            if words:
+                self._accepted[fd].send(words)
+                return
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._end_accepted(fd)
+
+    def _hear_answer(self, fd: int) -> None:
+        try:
+            words = self._talking[fd].recv(_WORDS_MAX)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        self.report.answers += len(words)
+        if not words:  # the other end is gone; it is what counts the session as lost
+            self._epoll.unregister(fd)
+            del self._talking[fd]
+
     def _end_accepted(self, fd: int) -> None:
-        """The client finished or reset: clients never send, so any event means that."""
         self._epoll.unregister(fd)
         self._accepted.pop(fd).close()
         self._ended += 1

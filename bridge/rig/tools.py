@@ -18,6 +18,7 @@ _PACKAGES = {
     "nsenter": "util-linux",
     "clang": "clang",
     "bpftool": "bpftool",
+    "keepalived": "keepalived",
 }
 
 # include/uapi/linux/capability.h; namespaces need the second, addresses and filters the first

@@ -18,7 +18,7 @@ from bridge.demo.sessions import (
     describe_key,
     describe_value,
 )
-from bridge.demo.topology import Topology
+from bridge.demo.topology import Topology, command_inside
 from bridge.demo.tracker import Tracker
 from bridge.demo.traffic import FIRST_PORT, Progress, Traffic, TrafficError
 from bridge.demo.traffic_worker import enter_namespace
@@ -223,7 +223,7 @@ def test_a_refused_connection_leaves_nothing(topology: Topology, ct: KernelMap) 
 
 def test_a_silent_server_leaves_syn_sent(topology: Topology, ct: KernelMap) -> None:
     """A SYN that nobody answers: the server has no way back to the client's address."""
-    route = topology.command_inside(topology.server_namespace, "ip", "route")
+    route = command_inside(topology.server_namespace, "ip", "route")
     tools.run([*route, "add", "blackhole", "198.19.0.9/32"])
     client = socket_in(topology.client_namespace)
     client.setblocking(False)
@@ -250,7 +250,7 @@ def test_failures_say_why(topology: Topology, ct: KernelMap) -> None:
 
 def test_failed_sessions_are_counted(topology: Topology, ct: KernelMap) -> None:
     """An unreachable server: every connect fails at once, with its reason."""
-    ip = topology.command_inside(topology.client_namespace, "ip", "route")
+    ip = command_inside(topology.client_namespace, "ip", "route")
     tools.run([*ip, "add", "unreachable", f"{topology.server_ipv4}/32"])
     try:
         with Traffic(topology, 10, ipv6_every=0) as traffic:
