@@ -96,8 +96,10 @@ def _round(stage: Stage, number: int, chance: random.Random) -> tuple[Round, boo
     """What came of it, and whether a configuration was changed meanwhile."""
     for load in stage.all_writers:
         load.pace = chance.choice(PACES)
-    beside = without_spare(stage, chance) if chance.random() < RELOADS else None
     fault = chance.choice(list(FAULTS))
+    # A node is wiped when all maps are equal, which a map that one node does not have cannot be.
+    reloads = fault != "node wiped" and chance.random() < RELOADS
+    beside = without_spare(stage, chance) if reloads else None
     return play(stage, number, fault, chance, beside), beside is not None
 
 

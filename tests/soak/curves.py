@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import os
-import statistics
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -53,7 +52,7 @@ BOUNDS = {
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """``early``, ``late``: medians of the first and of the last third behind the warm-up."""
+    """``early``, ``late``: the lowest in the first and in the last third behind the warm-up."""
 
     node: str
     process: int
@@ -133,8 +132,9 @@ def judge_growth(
 ) -> list[Growth]:
     """Every bound of every process that lived from the warm-up to the end of a run of ``seconds``.
 
-    What a process used in the first third behind the warm-up is held against what it used in the
-    last: medians, so that a backlog while the broker was away is no growth, and a leak is.
+    The least that a process used in the first third behind the warm-up is held against the least
+    in the last. What backlogs took, and what the allocator keeps of it for a while (up to 64 MB),
+    comes and goes; a leak lifts the floor.
     """
     warm = min(seconds * WARM_UP_SHARE, WARM_UP_SECONDS_MAX)
     third = (seconds - warm) / 3
@@ -145,7 +145,7 @@ def judge_growth(
         if life[0].seconds > warm or not early or not late:
             continue
         for name, bound in bounds.items():
-            before, after = _median(early, name), _median(late, name)
+            before, after = _lowest(early, name), _lowest(late, name)
             highest = max(getattr(s, name) for s in life)
             good = bound.allows(before, after)
             found.append(Growth(node, process, name, before, after, highest, good))
@@ -159,5 +159,5 @@ def write_csv(samples: Sequence[Sample], path: Path) -> None:
         writer.writerows(asdict(sample) for sample in samples)
 
 
-def _median(samples: Sequence[Sample], name: str) -> float:
-    return round(float(statistics.median(getattr(sample, name) for sample in samples)), 2)
+def _lowest(samples: Sequence[Sample], name: str) -> float:
+    return min(float(getattr(sample, name)) for sample in samples)
