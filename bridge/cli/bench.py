@@ -6,10 +6,7 @@ import importlib
 
 import click
 
-_MEASUREMENTS = (
-    *("sync-rate", "late-join", "drops", "overhead", "codecs", "transports", "memory", "scan"),
-    "plot",
-)
+_MEASUREMENTS = ("sync-rate", "late-join", "drops", "overhead", "codecs")
 
 
 class _Measurements(click.Group):

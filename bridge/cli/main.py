@@ -32,6 +32,7 @@ ENTRIES = {
     "run": Entry("run", "Run the bridge of this node."),
     "reload": Entry("reload", "Have the running bridge take its changed configuration."),
     "status": Entry("status", "Tell how this node's maps stand; wait until one is synced."),
+    "top": Entry("top", "Show a cluster's nodes and maps live, in the terminal."),
     "snapshot": Entry("snapshot", "Have the running bridge store a map's contents now."),
     "resume": Entry("resume", "Let a map that a mass change halted go on."),
     "verify": Entry("verify", "Compare a map on all nodes, and make it equal again."),

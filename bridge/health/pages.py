@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -17,11 +21,13 @@ from bridge.health.families import Facts
 from bridge.health.http import Answer, Request, json_answer
 from bridge.health.latest import Latest, Phase, View, section
 from bridge.health.metrics import NodeCollector
+from bridge.health.neighbours import Neighbours
 from bridge.health.ready import LAG_SECONDS_MAX, LAG_SECONDS_MIN, readiness
+from bridge.health.summary import summary
 
 FIELDS_MAX = 64
 KEPT_SECONDS = 0.5
-_PATHS = ("/livez", "/readyz", "/status", "/metrics")
+DASHBOARD = Path(__file__).with_name("dashboard.html")
 
 
 class BadQueryError(Exception):
@@ -48,13 +54,26 @@ class Pages:
     """``http``: the server's own counts, as its ``HttpStatistics`` gives them."""
 
     def __init__(
-        self, config: Config, latest: Latest, http: Callable[[], Mapping[str, object]]
+        self,
+        config: Config,
+        latest: Latest,
+        http: Callable[[], Mapping[str, object]],
+        neighbours: Neighbours,
     ) -> None:
+        self._neighbours = neighbours
         self._config = config
         self._latest = latest
         self._http = http
         self._turn = threading.Lock()
         self._kept: _Kept | None = None
+        self._pages: dict[str, Callable[[Request], Answer]] = {
+            "/": self._dashboard,
+            "/livez": self._livez,
+            "/readyz": self._readyz,
+            "/status": self._status,
+            "/cluster": self._cluster,
+            "/metrics": self._metrics,
+        }
         self._registry = CollectorRegistry()
         self._registry.register(NodeCollector(self._facts))
         ProcessCollector(registry=self._registry)
@@ -64,13 +83,10 @@ class Pages:
         self._config = config
 
     def __call__(self, request: Request) -> Answer:
-        pages = dict(
-            zip(_PATHS, (self._livez, self._readyz, self._status, self._metrics), strict=True)
-        )
-        page = pages.get(request.path)
+        page = self._pages.get(request.path)
         if page is None:
             return json_answer(
-                HTTPStatus.NOT_FOUND, {"error": "no such path", "paths": list(_PATHS)}
+                HTTPStatus.NOT_FOUND, {"error": "no such path", "paths": list(self._pages)}
             )
         try:
             # One at a time: the interpreter is shared with the threads that replicate.
@@ -78,6 +94,27 @@ class Pages:
                 return page(request)
         except BadQueryError as error:
             return json_answer(HTTPStatus.BAD_REQUEST, {"error": str(error)})
+
+    def _dashboard(self, request: Request) -> Answer:
+        """The page for people; it asks ``/cluster`` for what it shows."""
+        _fields(request, ())
+        body = DASHBOARD.read_bytes()
+        return Answer(HTTPStatus.OK, body, "text/html; charset=utf-8", _headers_for(body))
+
+    def _cluster(self, request: Request) -> Answer:
+        """What the nodes of the cluster say of themselves; this one's own word is always there."""
+        _fields(request, ())
+        view, found = self._latest.view(), self._neighbours.look()
+        return json_answer(
+            HTTPStatus.OK,
+            {
+                "cluster": self._config.node.cluster,
+                "node": self._config.node.name,
+                "phase": str(view.phase),
+                "own": summary(view.document) if view.document and view.fresh else None,
+                **found,
+            },
+        )
 
     def _livez(self, request: Request) -> Answer:
         """Whether a supervisor should leave the process alone."""
@@ -145,6 +182,27 @@ class Pages:
         # What a node that stops said last would look like one that goes on.
         document = view.document if view.fresh and view.phase is not Phase.STOPPING else {}
         return Facts(document, view.age_seconds, self._http(), self._config.limits.inbox_bytes)
+
+
+def _headers_for(page: bytes) -> tuple[tuple[str, str], ...]:
+    """Nothing from elsewhere, and of scripts and styles only what the page itself brings."""
+    sources = {
+        kind: " ".join(
+            f"'sha256-{base64.b64encode(hashlib.sha256(text).digest()).decode()}'"
+            for text in re.findall(rb"<%b>(.*?)</%b>" % (kind, kind), page, re.DOTALL)
+        )
+        for kind in (b"script", b"style")
+    }
+    policy = (
+        f"default-src 'none'; script-src {sources[b'script']}; style-src {sources[b'style']}",
+        "connect-src 'self'; img-src data:",
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    )
+    return (
+        ("Content-Security-Policy", "; ".join(policy)),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "no-referrer"),
+    )
 
 
 def _fields(request: Request, known: tuple[str, ...]) -> list[tuple[str, str]]:

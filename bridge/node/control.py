@@ -17,6 +17,7 @@ import numpy as np
 
 from bridge.apply.gate import ApplyGate
 from bridge.bus.control import Answer
+from bridge.bus.micro import MicroService
 from bridge.core.digests import Digest, buckets_of
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
@@ -76,14 +77,20 @@ class Control:
         node: str,
         views: Callable[[], Mapping[str, MapView]],
         halts: Halts,
+        service: MicroService,
     ) -> None:
-        self.subjects = (control_subject(cluster), control_subject(cluster, node))
+        asked = (control_subject(cluster), control_subject(cluster, node))
+        self.subjects = (*asked, *service.subjects())
+        self._service = service
         self._node = node
         self._views = views
         self._halts = halts
 
     async def handle(self, subject: str, question: Answer) -> Answer:
         """The answer. Raises ``BridgeError``, and ``ValueError`` and the like for nonsense."""
+        told = self._service.answer(subject)
+        if told is not None:
+            return told
         if subject == self.subjects[0]:
             joined = {name: view for name, view in self._views().items() if view.joined}
             roles = {name: str(view.role) for name, view in joined.items()}

@@ -14,6 +14,7 @@ from types import TracebackType
 from bridge.config.settings import Config
 from bridge.health.http import HttpServer
 from bridge.health.latest import Latest, Phase, section
+from bridge.health.neighbours import Neighbours
 from bridge.health.notify import Notifier
 from bridge.health.pages import Pages
 from bridge.node.report import Report
@@ -37,7 +38,8 @@ class Health:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ready_told = False
         self._status = ""
-        self._pages = Pages(config, self._latest, self._counts)
+        self.neighbours = Neighbours()
+        self._pages = Pages(config, self._latest, self._counts, self.neighbours)
 
     async def __aenter__(self) -> Health:
         """Raises ``BridgeError`` when the address cannot be had."""

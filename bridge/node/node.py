@@ -34,6 +34,7 @@ from bridge.node.fleet import Fleet
 from bridge.node.halts import Halts
 from bridge.node.health import Health
 from bridge.node.instance import StateDirectory
+from bridge.node.neighbourhood import service_of, watch_neighbours
 from bridge.node.positions import Positions
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.reloading import Changes, Reloader, changes_between
@@ -91,6 +92,7 @@ class Node:
         self._report = report
         self._state = state
         self._started = time.time()
+        self._document: dict[str, object] = {}  # as it was told last
         self._bus: NatsBus | None = None
         self._embedded: EmbeddedServer | None = None
         self._inbox: Inbox | None = None
@@ -184,14 +186,17 @@ class Node:
         return Snapshots(store, node.cluster)
 
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
+        assert self._bus is not None
         assert self._fleet is not None
         self._health.step("joining the maps")
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         control = asyncio.create_task(self._control().run(), name="control")
         reloads = asyncio.create_task(self._reloader.run(), name="reloads")
+        looking = watch_neighbours(self._bus, self._config.node.cluster, self._health.neighbours)
+        neighbours = asyncio.create_task(looking, name="neighbours")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [fleet, status, control, reloads, stopping]
+        everything = [fleet, status, control, reloads, neighbours, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None
@@ -218,7 +223,8 @@ class Node:
     def _control(self) -> ControlServer:
         assert self._bus is not None
         node = self._config.node
-        control = Control(node.cluster, node.name, self._views, self._halts)
+        service = service_of(self._config, lambda: self._document)
+        control = Control(node.cluster, node.name, self._views, self._halts, service)
         return ControlServer(self._bus.link, control.subjects, control.handle)
 
     def _views(self) -> dict[str, MapView]:
@@ -316,7 +322,7 @@ class Node:
 
     def _write_status(self) -> dict[str, object]:
         """A full disk must not end replication."""
-        document = self.status()
+        document = self._document = self.status()
         try:
             self._state.write("status.json", document)
         except OSError as error:

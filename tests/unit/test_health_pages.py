@@ -10,7 +10,8 @@ import pytest
 from bridge.config import Config, parse
 from bridge.health.http import Answer, Request
 from bridge.health.latest import DEAD_SECONDS, STALE_SECONDS, Latest, Phase
-from bridge.health.pages import Pages
+from bridge.health.neighbours import FORGOTTEN_SECONDS, LOOKED_AT_SECONDS, Neighbours, Roll
+from bridge.health.pages import DASHBOARD, Pages
 
 CONFIG: Config = parse(
     """
@@ -43,7 +44,13 @@ class Node:
     def __init__(self, **maps: dict[str, object]) -> None:
         self.clock = Clock()
         self.latest = Latest(self.clock)
-        self.pages = Pages(CONFIG, self.latest, lambda: {"answers": {"200": 7}, "turned_away": 3})
+        self.neighbours = Neighbours(self.clock)
+        self.pages = Pages(
+            CONFIG,
+            self.latest,
+            lambda: {"answers": {"200": 7}, "turned_away": 3},
+            self.neighbours,
+        )
         if maps:
             self.latest.tell(
                 {"node": "a", "version": "1", "broker": {"connected": True}, "maps": maps}
@@ -146,7 +153,7 @@ def test_not_ready_before_the_start_and_at_the_end() -> None:
         ("/readyz", "&".join(["map=ct"] * 65), 400, "query: cannot be read"),
         ("/readyz", "map=nothing", 404, "map: not bridged here (got 'nothing')"),
         ("/livez", "verbose=1", 400, "query: unknown parameter"),
-        ("/", "", 404, "no such path"),
+        ("/index.html", "", 404, "no such path"),
         ("/metrics/", "", 404, "no such path"),
     ],
 )
@@ -188,3 +195,50 @@ def test_old_numbers_are_no_metrics() -> None:
     assert b"mapbridge_map_synced{" not in old
     assert b"mapbridge_status_age_seconds 4.0" in old
     assert b'mapbridge_http_answers_total{code="200"} 7.0' in old
+
+
+def test_the_cluster_is_asked_for_only_while_somebody_looks() -> None:
+    node = Node(ct=SYNCED)
+    assert not node.neighbours.wanted()
+    first = orjson.loads(node.get("/cluster").body)
+    assert (first["nodes"], first["age_seconds"]) == ([], None)
+    assert first["own"]["maps"]["ct"]["synced"] is True
+    assert node.neighbours.wanted()
+    node.neighbours.tell([{"node": "b", "maps": {}}])
+    node.clock.now += 2
+    then = orjson.loads(node.get("/cluster").body)
+    assert (then["nodes"], then["age_seconds"]) == (
+        [{"node": "b", "maps": {}, "silent_seconds": 0.0}],
+        2.0,
+    )
+    node.clock.now += LOOKED_AT_SECONDS
+    assert not node.neighbours.wanted()
+    assert orjson.loads(node.get("/cluster").body)["own"] is None, "its own word has become old"
+
+
+def test_a_node_that_says_nothing_any_more_is_shown_on() -> None:
+    roll = Roll()
+    a, b = {"node": "a"}, {"node": "b"}
+    roll.hear([b, a], 10.0)
+    later = roll.hear([a], 20.0)
+    assert [(one["node"], one["silent_seconds"]) for one in later] == [("a", 0.0), ("b", 10.0)]
+    assert [one["node"] for one in roll.hear([a], 11.0 + FORGOTTEN_SECONDS)] == ["a"]
+
+
+def test_many_nodes_are_asked_less_often() -> None:
+    neighbours = Neighbours()
+    assert neighbours.pause_seconds == 1.0
+    neighbours.tell([{"node": str(number)} for number in range(1000)])
+    assert neighbours.pause_seconds == 10.0
+
+
+def test_the_page_for_people_brings_all_it_needs() -> None:
+    answer = Node(ct=SYNCED).get("/")
+    assert answer.content_type == "text/html; charset=utf-8"
+    policy = dict(answer.headers)["Content-Security-Policy"]
+    assert policy.count("'sha256-") == 2
+    assert "unsafe" not in policy
+    text = DASHBOARD.read_text()
+    assert "http://" not in text.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in text
+    assert " style=" not in text, "the policy would not let it pass"

@@ -1,1 +1,0 @@
-"""What people use to carry changes of a map elsewhere, for ``mapbridge bench transports``."""

@@ -1,5 +1,0 @@
-// SPDX-License-Identifier: Apache-2.0
-
-package main
-
-const systemCall = 321 // __NR_bpf

@@ -1,3 +1,0 @@
-module mapbridge/benchmarks
-
-go 1.19
