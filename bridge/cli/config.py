@@ -69,7 +69,7 @@ def show(config_path: Path, as_json: bool) -> None:
         return
     rows = [
         (f"{table}.{field.name}", _shown(getattr(getattr(config, table), field.name)))
-        for table in ("node", "broker", "capture", "limits", "snapshots", "http")
+        for table in ("node", "broker", "capture", "limits", "snapshots", "http", "security")
         for field in dataclasses.fields(getattr(config, table))
     ]
     rows += [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -18,6 +19,9 @@ from bridge.cli import output
 from bridge.errors import BridgeError
 
 EXIT_INTERRUPTED = 130
+# numpy's linear algebra is not used, and its threads could not be kept from having the privileges
+# that the process had when it began. Read when numpy is loaded, which comes later.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @dataclass(frozen=True, slots=True)

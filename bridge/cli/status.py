@@ -245,6 +245,9 @@ def _print(status: dict[str, object], *, as_json: bool) -> None:
     for name in names:
         if reason := _map(status, name).get("halted"):
             output.line(f"{name}: nothing is applied, {reason}; `mapbridge resume {name}` goes on")
+    security = _section(status, "security")
+    if security.get("dropped") and isinstance(kept := security.get("capabilities"), list):
+        output.line(f"capabilities kept: {', '.join(map(str, kept)) or 'none'}")
     configuration = _section(status, "configuration")
     if configuration.get("trouble"):
         output.line(f"configuration: not taken, {configuration['trouble']}")

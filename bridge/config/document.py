@@ -169,6 +169,12 @@ def _pages(value: object) -> int:
     return value
 
 
+def _flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
 def _share(value: object) -> float:
     if not isinstance(value, str):
         raise ValueError("must be text such as '50%'")
@@ -272,6 +278,10 @@ class SnapshotsTable(Table):
 
 class HttpTable(Table):
     listen: Annotated[ListenAddress | Path | None, BeforeValidator(_http_listen)] = None
+
+
+class SecurityTable(Table):
+    drop_capabilities: Annotated[bool, BeforeValidator(_flag)] = True
 
 
 class SelectorTable(Table):
@@ -402,4 +412,5 @@ class Document(Table):
     limits: LimitsTable = LimitsTable()
     snapshots: SnapshotsTable = SnapshotsTable()
     http: HttpTable = HttpTable()
+    security: SecurityTable = SecurityTable()
     maps: Annotated[tuple[MapTable, ...], Field(max_length=MAPS_MAX)] = ()

@@ -38,6 +38,7 @@ from bridge.config.settings import (
     MapConfig,
     MetricConfig,
     NodeConfig,
+    SecurityConfig,
     SnapshotsConfig,
 )
 from bridge.model import MapSelector
@@ -176,6 +177,7 @@ def _converted(document: Document) -> Config:
         limits=LimitsConfig(document.limits.outbox, document.limits.inbox),
         snapshots=SnapshotsConfig(document.snapshots.every, document.snapshots.bytes),
         http=HttpConfig(document.http.listen),
+        security=SecurityConfig(document.security.drop_capabilities),
         maps=tuple(_map(table, capture) for table in document.maps),
     )
 

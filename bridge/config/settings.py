@@ -136,6 +136,13 @@ class HttpConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SecurityConfig:
+    """``drop_capabilities``: give up what is not needed any more once the probes are attached."""
+
+    drop_capabilities: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredLayout:
     """What the bytes of a map mean, in C syntax: declarations, and the types of key and value."""
 
@@ -241,6 +248,7 @@ class Config:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     snapshots: SnapshotsConfig = field(default_factory=SnapshotsConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
+    security: SecurityConfig = field(default_factory=SecurityConfig)
     maps: tuple[MapConfig, ...] = ()
 
     def map(self, name: str) -> MapConfig:

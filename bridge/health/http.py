@@ -95,8 +95,12 @@ class HttpServer:
         trouble: Trouble,
         *,
         request_seconds: float = REQUEST_SECONDS,
+        begin: Callable[[], None] = lambda: None,
     ) -> None:
-        """Raises ``BridgeError`` when the address cannot be had."""
+        """``begin`` is called by the server's thread, before it makes others.
+
+        Raises ``BridgeError`` when the address cannot be had.
+        """
         self.statistics = HttpStatistics()
         self._path = listen if isinstance(listen, Path) else None
         try:
@@ -108,10 +112,13 @@ class HttpServer:
             ) from error
         self._server.request_seconds = request_seconds
         self._inode = _inode(self._path) if self._path is not None else None
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="http", daemon=True
-        )
+        self._begin = begin
+        self._thread = threading.Thread(target=self._serve, name="http", daemon=True)
         self._thread.start()
+
+    def _serve(self) -> None:
+        self._begin()
+        self._server.serve_forever(0.1)
 
     @property
     def url(self) -> str:

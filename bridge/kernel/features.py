@@ -38,10 +38,14 @@ class Answer(enum.Enum):
 
 
 class Capability(enum.IntEnum):
-    """Bits of ``CapEff`` in ``/proc/self/status``."""
+    """Bits of ``CapEff`` in ``/proc/self/status``: those that the bridge may need."""
 
+    CAP_NET_BIND_SERVICE = 10
     CAP_NET_ADMIN = 12
+    CAP_IPC_LOCK = 14
     CAP_SYS_ADMIN = 21
+    CAP_SYS_RESOURCE = 24
+    CAP_SYSLOG = 34
     CAP_PERFMON = 38
     CAP_BPF = 39
 
@@ -97,7 +101,7 @@ class Probes:
         """Every finding, in the order in which a reader wants them."""
         table: tuple[tuple[str, str, Callable[[], _Finding]], ...] = (
             ("kernel version", "the bridge is tested from Linux 5.10 on", self.version),
-            *((cap.name, _CAPABILITY_USE[cap], self._capability_probe(cap)) for cap in Capability),
+            *((cap.name, use, self._capability_probe(cap)) for cap, use in _CAPABILITY_USE.items()),
             ("locked memory", "before Linux 5.11 maps count as locked memory", self.memlock),
             ("lockdown", "confidentiality mode forbids reading kernel memory", self.lockdown),
             ("batch commands", "without them each entry costs a system call", self.batch),

@@ -84,7 +84,13 @@ class Capturing:
         rejected = self._selection.rejected if self._selection is not None else {}
         return {"mode": self.mode} | {f"not_{mode}": reason for mode, reason in rejected.items()}
 
-    def start(self) -> None:
+    @property
+    def transport(self) -> str:
+        """What carries records; empty without probes."""
+        probes = self._selection.probes if self._selection is not None else None
+        return "" if probes is None else str(probes.transport)
+
+    def attach(self) -> None:
         """Attach the probes, if a map needs them, and prove what they see."""
         with self._changing:
             if any(entry.role.publishes and entry.emit is None for entry in self._config.maps):
@@ -94,8 +100,13 @@ class Capturing:
                     transport=Transport(str(capture.transport)),
                     perf_pages=capture.perf_pages,
                 )
-            self._rings.start()
-            self._sweeps.start()
+
+    def start(self) -> None:
+        """Start the threads that read changes; ``attach`` comes first."""
+        with self._changing:
+            if not self._closed:
+                self._rings.start()
+                self._sweeps.start()
 
     def without_probes(self, maps: Sequence[MapConfig]) -> list[str]:
         """Of maps that came with a reload, those that probes would see, had any been attached."""
@@ -254,8 +265,8 @@ class Capturing:
             answer["uncovered"] = {
                 type_name(number): reason for number, reason in self._selection.uncovered.items()
             }
-            if self._selection.probes is not None:
-                answer["transport"] = str(self._selection.probes.transport)
+            if self.transport:
+                answer["transport"] = self.transport
         return answer
 
     def check(self) -> None:

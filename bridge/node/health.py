@@ -8,7 +8,7 @@ there is nothing to look at, and that the event loop turns is the sign.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from bridge.config.settings import Config
@@ -28,7 +28,9 @@ _SETTLED = {str(MapState.RUNNING), str(MapState.WAITING), "parked"}
 class Health:
     """Belongs to the event loop. A context: it answers from its beginning to its end."""
 
-    def __init__(self, config: Config, report: Report) -> None:
+    def __init__(self, config: Config, report: Report, harmless: Callable[[], None]) -> None:
+        """``harmless`` takes every privilege from the thread that calls it."""
+        self._harmless = harmless
         self._config = config
         self._report = report
         self._latest = Latest()
@@ -46,7 +48,7 @@ class Health:
         self._loop = asyncio.get_running_loop()
         listen = self._config.http.listen
         if listen is not None:
-            self._http = HttpServer(listen, self._pages, self._trouble)
+            self._http = HttpServer(listen, self._pages, self._trouble, begin=self._harmless)
             self._report.say("http ready", url=self._http.url)
         self._beating = asyncio.create_task(self._beat(), name="health")
         return self

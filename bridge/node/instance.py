@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 import struct
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,12 @@ class AlreadyRunningError(BridgeError):
     """Another process runs this node on this machine."""
 
     exit_code = Exit.TEMPORARY
+
+
+class InsecureDirectoryError(BridgeError):
+    """Others could write the state directory."""
+
+    exit_code = Exit.CONFIG
 
 
 class StateDirectory:
@@ -41,6 +48,11 @@ class StateDirectory:
             raise BridgeError(
                 f"state directory {self.path}: {reason}", hint="set node.state_dir"
             ) from error
+        try:
+            _require_private(self.path)
+        except BridgeError:
+            os.close(self._lock)
+            raise
         try:
             fcntl.fcntl(self._lock, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
         except BlockingIOError as error:
@@ -73,6 +85,24 @@ class StateDirectory:
         with os.fdopen(descriptor, "wb") as file:
             file.write(orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY))
         draft.replace(self.path / name)
+
+
+def _require_private(path: Path) -> None:
+    """Whoever writes there decides what the bridge takes for its own past, and what it is asked.
+
+    Raises ``InsecureDirectoryError``.
+    """
+    found = path.stat()
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise InsecureDirectoryError(
+            f"state directory {path}: others may write it (got mode {found.st_mode & 0o7777:04o})",
+            hint=f"`chmod 700 {path}`, or set node.state_dir to a directory of its own",
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise InsecureDirectoryError(
+            f"state directory {path}: belongs to another user (got uid {found.st_uid})",
+            hint=f"`chown {os.geteuid()} {path}`, or set node.state_dir to another one",
+        )
 
 
 def read_status(path: Path) -> dict[str, object] | None:

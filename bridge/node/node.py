@@ -23,7 +23,7 @@ from bridge.bus.nats_snapshots import NatsSnapshotStore
 from bridge.bus.schemas import SchemaStore
 from bridge.bus.snapshots import Snapshots
 from bridge.bus.streams import LogSettings
-from bridge.config.problems import ConfigError
+from bridge.config.problems import ConfigError, Problem
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
@@ -36,6 +36,7 @@ from bridge.node.health import Health
 from bridge.node.instance import StateDirectory
 from bridge.node.neighbourhood import service_of, watch_neighbours
 from bridge.node.positions import Positions
+from bridge.node.privileges import Privileges, needed
 from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.reloading import Changes, Reloader, changes_between
 from bridge.node.report import Report
@@ -69,6 +70,7 @@ async def run_node(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    os.umask(0o077)  # what the bridge and its nats-server store is nobody else's
     require_privileges(config)
     with StateDirectory(config.node.state_directory) as state:
         node = Node(config, report, state, reread, dry_run=dry_run)
@@ -103,7 +105,8 @@ class Node:
         self._dry_run = dry_run
         self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
-        self._health = Health(config, report)
+        self._privileges = Privileges(drop=config.security.drop_capabilities)
+        self._health = Health(config, report, self._privileges.drop_all)
         self._reloader = Reloader(reread, self._take, self._health.reloading, report)
 
     def reload(self) -> None:
@@ -122,7 +125,9 @@ class Node:
         """Bring up what the maps need, in the order in which the parts depend on each other."""
         stack.push_async_callback(asyncio.to_thread, self._capturing.close)
         self._health.step("attaching the probes and proving what they see")
-        await asyncio.to_thread(self._capturing.start)
+        await self._privileges.in_full(self._capturing.attach)
+        self._drop_privileges()
+        self._capturing.start()
         self._report.say("capture ready", **self._capturing.summary())
         self._health.step("connecting to the broker")
         self._bus = await self._connect(stack)
@@ -154,6 +159,14 @@ class Node:
             self._announcer = Announcer(board, self._report)
         self._fleet = Fleet(self._config.maps, services)
         return applier
+
+    def _drop_privileges(self) -> None:
+        transport = self._capturing.transport
+        self._privileges.drop(needed(self._config, probes=bool(transport), transport=transport))
+        if self._privileges.beyond:
+            self._report.warn(
+                "threads of a library have kept capabilities", threads=self._privileges.beyond
+            )
 
     async def _connect(self, stack: AsyncExitStack) -> NatsBus:
         broker, node = self._config.broker, self._config.node
@@ -235,6 +248,11 @@ class Node:
     async def _take(self, config: Config) -> Changes:
         """Put another configuration in force. Raises ``ConfigError``: nothing was changed."""
         assert self._fleet is not None
+        lacks = self._privileges.lacks(config.maps)
+        if lacks:
+            names = ", ".join(sorted(one.name for one in lacks))
+            reason = f"need {names}, which was given up after the start"
+            raise ConfigError("configuration", [Problem("maps", reason)], hint="restart the bridge")
         problems = await self._fleet.judge(config.maps)
         if problems:
             raise ConfigError("configuration", problems)
@@ -342,6 +360,7 @@ class Node:
             "started": self._started,
             "written": time.time(),
             "dry_run": self._dry_run,
+            "security": self._privileges.status(),
             "configuration": asdict(self._reloader.counters),
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),

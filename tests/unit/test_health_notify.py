@@ -100,7 +100,7 @@ async def test_ready_once_and_watched_only_by_who_looked(
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", supervisor.environment["NOTIFY_SOCKET"])
     monkeypatch.setattr(health, "BEAT_SECONDS", 0.01)
-    async with Health(CONFIG, LogReport()) as told:
+    async with Health(CONFIG, LogReport(), lambda: None) as told:
         told.step("joining the maps")
         told.tell({"broker": {"connected": True}, "maps": {}})
         told.tell(document("joining", synced=False))
@@ -145,7 +145,7 @@ def test_the_unit_does_not_try_again_what_cannot_mend_itself() -> None:
 def test_systemd_has_no_complaint_about_the_unit(tmp_path: Path) -> None:
     copy = tmp_path / UNIT.name
     # Whether the command is installed on this machine is not the question.
-    copy.write_text(UNIT.read_text().replace("ExecStart=/usr/bin/mapbridge", "ExecStart=/bin/true"))
+    copy.write_text(UNIT.read_text().replace("=/usr/bin/mapbridge", "=/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(copy)],
         capture_output=True,
