@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from bridge.cli import output
-from bridge.cli.options import config_option
-from bridge.config import Config, ConfigError, Problem, load
+from bridge.cli.options import config_option, set_option
+from bridge.config import Config, ConfigError, Problem, read
 from bridge.errors import BridgeError
 
 
@@ -18,8 +18,11 @@ from bridge.errors import BridgeError
 @click.option(
     "--no-environment", is_flag=True, help="Look at the file only, not at maps and broker."
 )
+@set_option
 @output.json_option
-def command(config_path: Path, no_environment: bool, as_json: bool) -> None:
+def command(
+    config_path: Path, no_environment: bool, settings: tuple[str, ...], as_json: bool
+) -> None:
     """Check a configuration file, the maps and the broker it names.
 
     All problems are told at once, each with its place in the file and the value found there. Exit
@@ -30,15 +33,27 @@ def command(config_path: Path, no_environment: bool, as_json: bool) -> None:
       mapbridge check -c mapbridge.toml
       mapbridge check -c mapbridge.toml --no-environment
     """
-    config = load(config_path)
+    loaded = read(config_path, settings)
+    config = loaded.config
     if not no_environment:
         problems = [*_maps(config), *_broker(config)]
         if problems:
             hint = "" if len(problems) > 1 else problems[0].hint
-            raise ConfigError(str(config_path), problems, hint=hint)
+            placed = [loaded.layers.placed(one) for one in problems]
+            raise ConfigError(str(config_path), placed, hint=hint)
     if as_json:
-        output.print_json({"ok": True, "file": str(config_path), "maps": len(config.maps)})
+        output.print_json(
+            {
+                "ok": True,
+                "file": str(config_path),
+                "files": [str(one) for one in loaded.layers.files],
+                "maps": len(config.maps),
+                "warnings": loaded.warnings,
+            }
+        )
         return
+    for warning in loaded.warnings:
+        click.echo(f"Warning: {warning}", err=True)
     looked = "the file only" if no_environment else "maps and broker too"
     output.line(f"{config_path}: good ({len(config.maps)} maps; {looked})")
 

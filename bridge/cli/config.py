@@ -8,9 +8,11 @@ from pathlib import Path
 import click
 
 from bridge.cli import output
-from bridge.cli.options import config_option
-from bridge.config import load, sample, without_password
+from bridge.cli.options import config_option, set_option
+from bridge.config import Loaded, read, sample, without_password
 from bridge.errors import BridgeError
+
+VALUE_LENGTH_MAX = 60
 
 
 @click.group("config")
@@ -52,16 +54,28 @@ def init(target: Path | None) -> None:
 
 @command.command()
 @config_option
+@set_option
+@click.option("--origin", "with_origin", is_flag=True, help="Tell where each value is from.")
 @output.json_option
-def show(config_path: Path, as_json: bool) -> None:
-    """Print the configuration in force: the file's values and the defaults of all others.
+def show(config_path: Path, settings: tuple[str, ...], with_origin: bool, as_json: bool) -> None:
+    """Print the configuration in force: what was given, and the defaults of all others.
+
+    With --origin each key stands as in a file, with where its value is from: a file and line, a
+    variable of the environment, --set, or the default.
 
     \b
     Examples:
       mapbridge config show -c mapbridge.toml
       mapbridge config show -c mapbridge.toml --json
+      MAPBRIDGE_NODE_NAME=lb-2 mapbridge config show --origin
     """
-    config = load(config_path)
+    loaded = read(config_path, settings)
+    for warning in loaded.warnings:
+        click.echo(f"Warning: {warning}", err=True)
+    if with_origin:
+        _print_origins(loaded, as_json=as_json)
+        return
+    config = loaded.config
     urls = tuple(without_password(url) for url in config.broker.urls)
     config = dataclasses.replace(config, broker=dataclasses.replace(config.broker, urls=urls))
     if as_json:
@@ -78,6 +92,23 @@ def show(config_path: Path, as_json: bool) -> None:
         for field in dataclasses.fields(entry)
     ]
     output.print_table(("key", "value"), rows)
+
+
+def _print_origins(loaded: Loaded, *, as_json: bool) -> None:
+    rows = list(loaded.values())
+    if as_json:
+        output.print_json(
+            {"values": [{"key": k, "value": value, "origin": origin} for k, value, origin in rows]}
+        )
+        return
+    output.print_table(
+        ("key", "value", "origin"), [(k, _one_line(value), origin) for k, value, origin in rows]
+    )
+
+
+def _one_line(value: object) -> str:
+    text = " ".join(_shown(value).split())
+    return text if len(text) <= VALUE_LENGTH_MAX else f"{text[: VALUE_LENGTH_MAX - 1]}…"
 
 
 def _shown(value: object) -> str:

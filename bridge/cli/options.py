@@ -54,6 +54,17 @@ def config_option(command: Command) -> Command:
     )(command)
 
 
+def set_option(command: Command) -> Command:
+    """``--set KEY=VALUE``, any number of times; the command gets them as ``settings``."""
+    return click.option(
+        "--set",
+        "settings",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="A key of the configuration, such as broker.url=nats://host; goes before all others.",
+    )(command)
+
+
 def optional_config_option(command: Command) -> Command:
     """The same for a command that works without one; it gets ``None`` when none is named."""
     return click.option(

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.options import config_option
+from bridge.cli.options import config_option, set_option
 from bridge.cli.output import json_option
-from bridge.config import load
+from bridge.config import load, read
 from bridge.node.node import run_node
 from bridge.node.report import LogReport
 
@@ -17,8 +17,9 @@ from bridge.node.report import LogReport
 @click.command("run")
 @config_option
 @click.option("--dry-run", is_flag=True, help="Capture and judge; write and publish nothing.")
+@set_option
 @json_option
-def command(config_path: Path, dry_run: bool, as_json: bool) -> None:
+def command(config_path: Path, dry_run: bool, settings: tuple[str, ...], as_json: bool) -> None:
     """Run the bridge of this node until SIGTERM.
 
     SIGTERM or Ctrl-C lets everything captured go out first; a second one ends at once. SIGHUP has
@@ -34,6 +35,9 @@ def command(config_path: Path, dry_run: bool, as_json: bool) -> None:
       mapbridge run -c node-a.toml --json 2>node-a.log
       mapbridge run -c node-a.toml --dry-run
     """
-    config = load(config_path)
+    loaded = read(config_path, settings)
+    config = loaded.config
     report = LogReport(json=as_json or None, node=config.node.name)
-    asyncio.run(run_node(config, report, lambda: load(config_path), dry_run=dry_run))
+    for warning in loaded.warnings:
+        report.warn(warning)
+    asyncio.run(run_node(config, report, lambda: load(config_path, settings), dry_run=dry_run))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.config.load import from_mapping, load, parse, sample
+from bridge.config.load import Loaded, from_mapping, load, parse, read, sample
 from bridge.config.problems import ConfigError, Problem, without_password
 from bridge.config.settings import (
     BrokerConfig,
@@ -26,6 +26,7 @@ __all__ = [
     "ConfigError",
     "LimitsConfig",
     "ListenAddress",
+    "Loaded",
     "MapConfig",
     "NodeConfig",
     "Problem",
@@ -33,6 +34,7 @@ __all__ = [
     "from_mapping",
     "load",
     "parse",
+    "read",
     "sample",
     "without_password",
 ]

@@ -7,13 +7,16 @@ before anything is judged.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
 import pydantic
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bridge.config.checks import cross_check
@@ -25,7 +28,8 @@ from bridge.config.document import (
     MetricTable,
     SelectorTable,
 )
-from bridge.config.problems import ConfigError, Problem, shown
+from bridge.config.layers import Keys, Layers, leaves
+from bridge.config.problems import ConfigError, Problem, shown, without_password
 from bridge.config.settings import (
     OWN_NAME,
     BrokerConfig,
@@ -41,29 +45,69 @@ from bridge.config.settings import (
     SecurityConfig,
     SnapshotsConfig,
 )
+from bridge.config.units import format_duration, format_size
 from bridge.model import MapSelector
 
-FILE_BYTES_MAX = 1 << 20
 _HINT = "compare with `mapbridge config init`, which prints every key with its meaning"
 
 
-def load(path: Path | str) -> Config:
-    """Read and check a TOML file. Raises ``ConfigError``."""
-    path = Path(path)
-    try:
-        raw = path.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read: {(error.strerror or str(error)).lower()}"
-        raise ConfigError(
-            str(path), [Problem("", reason)], hint="name the file with --config FILE"
-        ) from error
-    if len(raw) > FILE_BYTES_MAX:
-        raise ConfigError(str(path), [Problem("", "is too large", f"{len(raw)} bytes")])
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError as error:
-        raise ConfigError(str(path), [Problem("", f"is not UTF-8: {error.reason}")]) from error
-    return parse(text, source=str(path))
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration, the values that were given, and where each came from.
+
+    ``warnings``: what was left out of account. ``files`` in the order in which they were read.
+    """
+
+    config: Config
+    document: Document
+    layers: Layers
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(self.layers.warnings)
+
+    def values(self) -> Iterator[tuple[str, object, str]]:
+        """Each key with its value in the file's terms and its origin; defaults too."""
+        given = dict(leaves(self.layers.data))
+        for name in Document.model_fields:
+            table = getattr(self.document, name)
+            if name == "maps":
+                continue
+            for key in type(table).model_fields:
+                path = f"{name}.{key}"
+                if path in given:
+                    yield path, without_password(str(given[path])), self.layers.origins[path]
+                else:
+                    yield path, as_written(key, getattr(table, key)), "default"
+        for path, value in given.items():
+            if path.startswith("maps["):
+                yield path, value, self.layers.origin(path)
+
+
+def load(path: Path | str, settings: Sequence[str] = ()) -> Config:
+    """The configuration of a file and of all that goes before it. Raises ``ConfigError``."""
+    return read(path, settings).config
+
+
+def read(
+    path: Path | str,
+    settings: Sequence[str] = (),
+    environment: Mapping[str, str] = os.environ,
+) -> Loaded:
+    """The same, with what it was put together from. ``settings``: ``table.key=value`` each."""
+    layers = Layers()
+    layers.add_files(Path(path))
+    layers.add_environment(environment, KEYS)
+    layers.add_settings(settings, KEYS)
+    match layers.unreadable:  # what stands in such a file is not known: nothing more can be judged
+        case []:
+            pass
+        case [one]:
+            raise ConfigError(one.path, [replace(one, path="", hint="")], hint=one.hint)
+        case several:
+            raise ConfigError("configuration", several)
+    config, document = _judged(layers.data, str(path), layers)
+    return Loaded(config, document, layers)
 
 
 def parse(text: str, *, source: str = "<text>") -> Config:
@@ -79,7 +123,12 @@ def parse(text: str, *, source: str = "<text>") -> Config:
 
 def from_mapping(data: Mapping[str, object], *, source: str = "<data>") -> Config:
     """Check data of the file's shape. Raises ``ConfigError``."""
-    problems: list[Problem] = []
+    return _judged(data, source, Layers())[0]
+
+
+def _judged(data: Mapping[str, object], source: str, layers: Layers) -> tuple[Config, Document]:
+    """Everything that is wrong at once, each with its origin. Raises ``ConfigError``."""
+    problems = list(layers.problems)
     document: Document | None = None
     try:
         document = Document.model_validate(data)
@@ -87,9 +136,10 @@ def from_mapping(data: Mapping[str, object], *, source: str = "<data>") -> Confi
         problems += [_translated(detail) for detail in error.errors(include_url=False)]
     problems += cross_check(data)
     if problems:
-        raise ConfigError(source, sorted(problems, key=_place), hint=_HINT)
+        placed = [layers.placed(one) for one in problems]
+        raise ConfigError(source, sorted(placed, key=_place), hint=_HINT)
     assert document is not None
-    return _converted(document)
+    return _converted(document), document
 
 
 def sample() -> str:
@@ -155,6 +205,43 @@ def _nearest(location: tuple[int | str, ...]) -> str:
         if table and key in keys:
             return f"did you mean {key!r} of {table}?"
     return ""
+
+
+def as_written(key: str, value: object) -> str:
+    """A default as it would stand in a file."""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return format_duration(value)
+    return format_size(value) if isinstance(value, int) and key in _SIZES else str(value)
+
+
+def _keys() -> Keys:
+    """The keys of each table that stands once, and whether they take something else than text."""
+    return {
+        name: {key: _takes_literals(field) for key, field in table.model_fields.items()}
+        for name, outer in Document.model_fields.items()
+        if isinstance(table := outer.annotation, type) and issubclass(table, pydantic.BaseModel)
+    }
+
+
+def _takes_literals(field: FieldInfo) -> bool:
+    """Numbers and flags; sizes are text with a unit."""
+    if not isinstance(field.default, int) or isinstance(field.default, bool):
+        return isinstance(field.default, bool)
+    try:
+        for validator in field.metadata:
+            if isinstance(validator, pydantic.BeforeValidator):
+                validator.func(format_size(field.default))  # type: ignore[call-arg]
+    except ValueError:
+        return True
+    return False
+
+
+_SIZES = {"ring", "outbox", "inbox", "bytes"}
+KEYS = _keys()
 
 
 def _converted(document: Document) -> Config:

@@ -12,21 +12,33 @@ _GOT_LENGTH_MAX = 80
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One fault. ``path`` is where in the file (``maps[1].role``), empty for the whole file."""
+    """One fault. ``path`` is where in the file (``maps[1].role``), empty for the whole file.
+
+    ``origin``: the file and line, variable or option that the value came from, where it is known.
+    """
 
     path: str
     reason: str
     got: str = ""
     hint: str = ""
+    origin: str = ""
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.reason}" if self.path else self.reason
-        if self.got:
-            text += f" (got {self.got})"
+        where = [f"got {self.got}"] if self.got else []
+        where += [f"in {self.origin}"] if self.origin else []
+        if where:
+            text += f" ({' '.join(where)})"
         return f"{text}; {self.hint}" if self.hint else text
 
     def as_dict(self) -> dict[str, str]:
-        return {"path": self.path, "reason": self.reason, "got": self.got, "hint": self.hint}
+        return {
+            "path": self.path,
+            "reason": self.reason,
+            "got": self.got,
+            "origin": self.origin,
+            "hint": self.hint,
+        }
 
 
 class ConfigError(BridgeError):

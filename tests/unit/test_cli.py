@@ -159,7 +159,13 @@ def test_check_of_a_good_file(runner: CliRunner, tmp_path: Path) -> None:
     result = runner.invoke(main.cli, arguments)
     assert (result.exit_code, result.stdout) == (0, f"{file}: good (0 maps; the file only)\n")
     document = json.loads(runner.invoke(main.cli, [*arguments, "--json"]).stdout)
-    assert document == {"ok": True, "file": str(file), "maps": 0}
+    assert document == {
+        "ok": True,
+        "file": str(file),
+        "files": [str(file)],
+        "maps": 0,
+        "warnings": [],
+    }
 
 
 def test_check_of_a_bad_file(runner: CliRunner, tmp_path: Path) -> None:

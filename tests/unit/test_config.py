@@ -196,7 +196,9 @@ def test_a_message_has_file_path_reason_and_value(tmp_path: Path) -> None:
     file.write_text(with_map('pin = "/a"\nrole = "both"'))
     with pytest.raises(ConfigError) as caught:
         load(file)
-    expected = "maps[0].role: must be one of publish, apply, replicate (got 'both')"
+    expected = (
+        "maps[0].role: must be one of publish, apply, replicate (got 'both' in bridge.toml:6)"
+    )
     assert str(caught.value) == f"{file}: {expected}"
     assert "mapbridge config init" in caught.value.hint
 
