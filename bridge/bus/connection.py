@@ -12,6 +12,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import re
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -352,4 +353,7 @@ def _translate(url: str, error: Exception, reasons: list[str]) -> BridgeError:
             f"broker {url}: turned the bridge away ({text})",
             hint="check the broker's user, token, credentials file and certificates",
         )
+    number = re.search(r"\[Errno (\d+)\]", text)
+    if number is not None:  # asyncio repeats the address, in its own way
+        text = os.strerror(int(number[1])).lower()
     return _AwayError(f"broker {url}: cannot connect ({text})")

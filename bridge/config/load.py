@@ -153,6 +153,8 @@ def _translated(detail: ErrorDetails) -> Problem:
     path = _path(location)
     got = shown(detail["input"])
     if kind == "missing":
+        if path in ("node", "node.name"):
+            return Problem("node.name", "is required", hint='such as name = "lb-1" below [node]')
         return Problem(path, "is required")
     if kind == "extra_forbidden":
         return Problem(path, "unknown key", hint=_nearest(location))

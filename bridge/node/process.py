@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 
-from bridge.config.settings import Config
+from bridge.config.settings import CaptureMode, Config
 from bridge.errors import PrivilegeError
 from bridge.kernel.features import Answer, Capability, Probes
 
@@ -17,10 +17,13 @@ _MAPPED_BYTES = 32 << 20
 def require_privileges(config: Config) -> None:
     """Raises ``PrivilegeError`` naming every capability that this configuration misses."""
     needed = [Capability.CAP_BPF]
-    if any(entry.role.publishes and entry.emit is None for entry in config.maps):
+    probes = config.capture.mode is not CaptureMode.SWEEP
+    if probes and any(entry.role.publishes and entry.emit is None for entry in config.maps):
         needed.append(Capability.CAP_PERFMON)
-    probes = Probes()
-    missing = [c.name for c in needed if probes.capability(c).answer is Answer.NO]
+    if any(entry.selector.pin is None for entry in config.maps):
+        needed.append(Capability.CAP_SYS_ADMIN)  # maps by name and id
+    here = Probes()
+    missing = [c.name for c in needed if here.capability(c).answer is Answer.NO]
     if missing:
         raise PrivilegeError(
             f"process: lacks {' and '.join(missing)}",

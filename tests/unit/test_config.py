@@ -226,7 +226,7 @@ def test_an_unknown_key_names_the_nearest(text: str, path: str, hint: str) -> No
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        ("", "node"),
+        ("", "node.name"),
         ("[node]", "node.name"),
         ("[node]\nname = 5", "node.name"),
         (f'[node]\nname = "{"a" * 65}"', "node.name"),
