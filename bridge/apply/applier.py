@@ -81,6 +81,7 @@ class ApplyTarget:
     counters: ApplyCounters = field(default_factory=ApplyCounters)
     delays: DelayHistogram = field(default_factory=DelayHistogram)
     retry_at: float = math.inf  # on time.monotonic
+    newest_at: float = -math.inf  # the same: when the newest change that is written was made
     # The map lived on while the bridge was away: nothing is written until all of the stream has
     # been judged. Whoever reads the stream sets ``caught_up`` then, the writer thread ends it.
     rejoining: bool = False
@@ -192,7 +193,8 @@ class Applier:
         if not load.begun:
             load.begin()
             with target.lock:
-                target.replica.jump(load.stored)
+                load.settles(target.replica.jump(load.stored, learns=load.learns))
+            target.rejoining &= load.learns
         for part in parts:
             batch = part.delta.batch
             if len(batch):
@@ -239,7 +241,7 @@ class Applier:
             written = self._write(target, verdict.writes, verdict.touch)
             target.counters.refused += len(written.full or ())
         self._count(target, arrivals, verdict)
-        if deltas and verdict.changes:
+        if deltas:
             _measure(target, deltas)
 
     def _rejoin(self, target: ApplyTarget) -> None:
@@ -366,6 +368,7 @@ def _measure(target: ApplyTarget, deltas: Sequence[Delta]) -> None:
     newest = deltas[-1]
     age = now - int(newest.batch.left[-1]) - newest.clock_offset
     target.counters.lag_seconds = max(age, 0) / 1e9
+    target.newest_at = time.monotonic() - target.counters.lag_seconds
 
 
 def _ages(deltas: Sequence[Delta], now: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

@@ -32,6 +32,7 @@ class ApplyGate:
         count: Callable[[], int],
         on_halt: Callable[[str], None],
         halted: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.armed = False
         self.halted = halted  # the reason; empty: messages pass
@@ -41,6 +42,7 @@ class ApplyGate:
         self._any = limits.any
         self._count = count
         self._on_halt = on_halt
+        self._clock = clock
         self._held: list[Arrival] = []
         self._passes_until = 0  # an operator said that all up to here may pass
         self._resumed = threading.Event()
@@ -75,7 +77,7 @@ class ApplyGate:
             ]
         elif arrivals[-1].sequence <= self._passes_until:
             return True
-        if not changes or not self._guard.note(time.monotonic(), changes):
+        if not changes or not self._guard.note(self._clock(), changes):
             return True
         found = self._guard.judge(self._count())
         if found is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bridge.core.keys import KeySet
+from bridge.core.keys import KeySet, last_rows
 from bridge.model import U8, DeltaBatch, Op
 
 
@@ -23,6 +23,8 @@ class Load:
     ``stored``: own changes that the snapshot holds already. ``keys_now`` reads the keys of the map,
     in the writer thread; ``None``: nothing is swept out. ``wake`` is called after each step.
     ``guarded``: what is swept out may be a mass change, for the map was bridged before.
+    ``learns``: the map lived on, and is only told what the stream says. ``complete``: a key that
+    the snapshot lacks was deleted, and not dropped by another node to make room.
     """
 
     position: int
@@ -31,6 +33,8 @@ class Load:
     keys_now: Callable[[], U8] | None
     wake: Callable[[], None]
     guarded: bool = False
+    learns: bool = False
+    complete: bool = True
     begun: bool = False
     finished: bool = False
     parts: int = 0  # written so far
@@ -44,6 +48,11 @@ class Load:
         if self.keys_now is not None:
             before = self.keys_now()
             self._before = before if len(before) else None
+
+    def settles(self, keys: U8 | None) -> None:
+        """Own changes of these keys are in the snapshot: what it lacks of them is deleted too."""
+        if keys is not None and self.complete:
+            self._before = keys if self._before is None else np.concatenate([self._before, keys])
 
     def wrote(self, batch: DeltaBatch) -> None:
         """A part has been judged and written."""
@@ -62,6 +71,8 @@ class Load:
             gone = ~KeySet(np.concatenate(self._keys)).holds(before)
         self._keys.clear()
         keys = before[gone]
+        newest = last_rows(keys)
+        keys = keys if newest is None else keys[newest]
         values = np.zeros((len(keys), self.value_size), np.uint8)
         self._strangers = DeltaBatch.of_entries(Op.DELETE, keys, values, 0)
         return self._strangers

@@ -6,6 +6,7 @@ Two implementations keep this contract, held by one shared test suite: ``NatsBus
 
 from __future__ import annotations
 
+import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -59,6 +60,14 @@ class LogReplacedError(BridgeError):
     exit_code = Exit.TEMPORARY
 
 
+def shared_pause(seconds_min: float, readers: int, rate_max: float) -> float:
+    """Seconds until a reader's next question, so that all ``readers`` ask ``rate_max`` a second.
+
+    A third more or less by chance, so that nodes that were started together do not ask together.
+    """
+    return max(seconds_min, readers / rate_max) * random.uniform(0.7, 1.3)
+
+
 @dataclass(frozen=True, slots=True)
 class BusState:
     """The connection as it is now, for health and metrics."""
@@ -82,6 +91,7 @@ class LogState:
     bytes: int
     bytes_max: int = 0  # what it may hold before it forgets the oldest; 0: no limit
     age_seconds_max: float = 0.0
+    consumers: int = 0  # all readers together, of whatever map
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def log_state(reply: Reply) -> LogState:
         bytes=reply.number("state", "bytes"),
         bytes_max=max(reply.number("config", "max_bytes"), 0),
         age_seconds_max=reply.number("config", "max_age") / _NS,
+        consumers=reply.number("state", "consumer_count"),
     )
 
 

@@ -29,6 +29,7 @@ from bridge.bus.protocol import (
     LogState,
     LogUnavailableError,
     SubscriptionCounters,
+    shared_pause,
 )
 from bridge.bus.streams import STREAM_NOT_FOUND, log_state, nanoseconds
 from bridge.errors import BridgeError, InvariantError
@@ -36,7 +37,8 @@ from bridge.wire.subjects import cluster_filter, map_filter, stream_name
 
 BUFFER_BYTES_MAX = 24 << 20
 _TICK_SECONDS = 1.0
-_VERIFY_TICKS = 5
+_VERIFY_SECONDS_MIN = 5.0
+_VERIFY_RATE_MAX = 50.0  # of all readers of a log together, a second
 _PAUSE_SECONDS_MIN = 0.02
 _PAUSE_SECONDS_MAX = 5.0
 _MISSING_MAX = 7  # failures in a row with "no such stream" before it is believed
@@ -77,6 +79,7 @@ class NatsSubscription:
         self._consumer: OrderedConsumer | None = None
         self._pending = 0
         self._missing = 0
+        self._readers = 0  # of this log, all nodes together
         self._opened = False
         self._closed = False
         self._task = asyncio.create_task(self._run(), name=f"bus-subscription-{name}")
@@ -184,7 +187,8 @@ class NatsSubscription:
     async def _keep(self, link: Link, consumer: OrderedConsumer) -> None:
         """Requests, heartbeats and checks, until there is a doubt."""
         loop = asyncio.get_running_loop()
-        next_tick, ticks = loop.time() + _TICK_SECONDS, 0
+        next_tick = loop.time() + _TICK_SECONDS
+        next_check = loop.time() + self._pause()
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(next_tick):
@@ -197,9 +201,12 @@ class NatsSubscription:
                 continue
             next_tick = loop.time() + _TICK_SECONDS
             consumer.tick()
-            ticks += 1
-            if ticks % _VERIFY_TICKS == 0:
+            if loop.time() >= next_check:
                 await self._verify(link, consumer)
+                next_check = loop.time() + self._pause()
+
+    def _pause(self) -> float:
+        return shared_pause(_VERIFY_SECONDS_MIN, self._readers, _VERIFY_RATE_MAX)
 
     async def _log_state(self, link: Link) -> LogState:
         reply = await link.call(f"{self._api}.STREAM.INFO.{self._stream}", {})
@@ -214,7 +221,9 @@ class NatsSubscription:
         if reply.error_code:
             raise DoubtError(reply.error)
         self._missing = 0
-        return log_state(reply)
+        state = log_state(reply)
+        self._readers = state.consumers
+        return state
 
     async def _check_log(self, link: Link) -> LogState:
         """The log is still the one, and holds what comes next; else an error, or a gap."""

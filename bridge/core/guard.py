@@ -26,11 +26,15 @@ ENTRIES_MIN = 100  # of a map with fewer, nothing is a mass
 
 @dataclass(frozen=True, slots=True)
 class GuardLimits:
-    """Shares of the map's entries, within ``seconds``; ``None``: no limit."""
+    """Shares of the map's entries, within ``seconds``; ``None``: no limit.
+
+    ``entries_min``: so many keys at least are a mass.
+    """
 
     deletes: float | None = None
     changes: float | None = None
     seconds: float = 10.0
+    entries_min: int = ENTRIES_MIN
 
     @property
     def any(self) -> bool:
@@ -54,14 +58,18 @@ class MassChange:
 class _Window:
     share: float
     seconds: float
+    entries_min: int = ENTRIES_MIN
     parts: deque[tuple[float, U64]] = field(default_factory=deque)
     rows: int = 0
-    enough: int = ENTRIES_MIN  # fewer distinct keys cannot exceed the limit
+    enough: int = field(init=False)  # fewer distinct keys cannot exceed the limit
+
+    def __post_init__(self) -> None:
+        self.enough = self.entries_min
 
     def add(self, now: float, hashes: U64) -> None:
         while self.parts and self.parts[0][0] < now - self.seconds:
             self.rows -= len(self.parts.popleft()[1])
-            self.enough = ENTRIES_MIN  # what the map holds may have changed meanwhile
+            self.enough = self.entries_min  # what the map holds may have changed meanwhile
         if len(hashes):
             self.parts.append((now, np.unique(hashes)))
             self.rows += len(self.parts[-1][1])
@@ -76,7 +84,7 @@ class _Window:
     def exceeded(self, entries: int) -> int:
         """Distinct keys, when they are more than the share of ``entries``; else 0."""
         keys = len(self._distinct())
-        self.enough = max(int(self.share * entries) + 1, ENTRIES_MIN)
+        self.enough = max(int(self.share * entries) + 1, self.entries_min)
         return keys if keys >= self.enough else 0
 
     def taken(self, now: float) -> int:
@@ -86,7 +94,7 @@ class _Window:
 
     def clear(self) -> None:
         self.parts.clear()
-        self.rows, self.enough = 0, ENTRIES_MIN
+        self.rows, self.enough = 0, self.entries_min
 
     def _distinct(self) -> U64:
         if len(self.parts) == 1:
@@ -99,8 +107,8 @@ class MassChangeGuard:
 
     def __init__(self, limits: GuardLimits) -> None:
         self._now = 0.0
-        self._deletes = _window(limits.deletes, limits.seconds)
-        self._changes = _window(limits.changes, limits.seconds)
+        self._deletes = _window(limits.deletes, limits)
+        self._changes = _window(limits.changes, limits)
 
     def note(self, now: float, batches: Sequence[DeltaBatch]) -> bool:
         """Take changes of others in; whether ``judge`` has to be asked before they are written."""
@@ -133,5 +141,5 @@ class MassChangeGuard:
                 window.clear()
 
 
-def _window(share: float | None, seconds: float) -> _Window | None:
-    return None if share is None else _Window(share, seconds)
+def _window(share: float | None, limits: GuardLimits) -> _Window | None:
+    return None if share is None else _Window(share, limits.seconds, limits.entries_min)

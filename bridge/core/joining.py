@@ -8,10 +8,37 @@ have been this map's; never is a hole stepped over in silence.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from bridge.core.snapshots import Log
 from bridge.model import Manifest
+
+ACKS_MAX = 65_536
+
+
+@dataclass(slots=True)
+class Acks:
+    """Where in the log own changes are, as long as they have not come back from there.
+
+    Beyond ``ACKS_MAX`` the oldest are forgotten: of those nobody knows, so their keys stay pending.
+    """
+
+    _known: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=ACKS_MAX))
+
+    def note(self, own: int, at: int, observed: int) -> None:
+        """Own changes up to sequence ``own`` are stored at ``at``.
+
+        ``observed``: the newest own sequence that came back. A place that was read beyond is no
+        sign of that: the log may have forgotten what stood there.
+        """
+        while self._known and self._known[0][0] <= observed:
+            self._known.popleft()
+        self._known.append((own, at))
+
+    def stored_by(self, position: int) -> int:
+        """The last own sequence at or before a place in the log."""
+        return max((own for own, at in self._known if at <= position), default=0)
 
 
 class Way(enum.Enum):

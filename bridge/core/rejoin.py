@@ -58,6 +58,12 @@ class Rejoin:
         self._batches, self._foreign, self._rows = [], [], 0
         return whole.take(foreign) if foreign.any() else None
 
+    def abandon(self) -> DeltaBatch | None:
+        """All that was noted, the last change of each key; nothing of it is to be written."""
+        whole = self._fold()
+        self._batches, self._foreign, self._rows = [], [], 0
+        return whole
+
     def _fold(self) -> DeltaBatch | None:
         if not self._batches:
             return None

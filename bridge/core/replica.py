@@ -84,6 +84,8 @@ class Replica:
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
         self._rejoin: Rejoin | None = None
+        self._observed = 0  # the newest own sequence that came back
+        self._again = 0  # own changes up to here come back once more
 
     @property
     def pending_rows(self) -> int:
@@ -92,6 +94,11 @@ class Replica:
     @property
     def dirty_keys(self) -> int:
         return len(self._dirty)
+
+    @property
+    def observed(self) -> int:
+        """The newest own sequence that came back in the stream."""
+        return self._observed
 
     @property
     def unwritten_rows(self) -> int:
@@ -105,10 +112,10 @@ class Replica:
     def capture(self, batch: DeltaBatch) -> None:
         """Own changes, in the order in which they will be published."""
         self.captured += len(batch)
-        if self._fingerprints is not None:
-            self._fingerprints.note(batch)
         # An eviction says nothing of what the key should be: it is no reason to skip others.
         lasting = not_evicted(batch)
+        if self._fingerprints is not None:
+            self._fingerprints.note(self._sure(batch, lasting))
         batch = batch if lasting is None else batch.take(lasting)
         if not len(batch) or not (self._applies or self._rereads):
             return
@@ -253,7 +260,7 @@ class Replica:
             folded = None
             if self._folding is not None:
                 folded = self._folding.take(delta.origin.node, batch)
-            if delta.origin == self.origin:
+            if delta.origin == self.origin and delta.last_sequence > self._again:
                 again = self._observe(delta)
                 if folded is not None:
                     batch, again = folded.batch, self._settled(folded, again)
@@ -286,17 +293,34 @@ class Replica:
             self._blocked.drop(writes.keys)
         return Verdict(writes, self._begin(writes), changes, superseded, duplicates, missed)
 
-    def jump(self, stored: int) -> None:
+    def jump(self, stored: int, *, learns: bool = False) -> U8 | None:
         """The position moves to a snapshot's, which holds own changes up to sequence ``stored``.
 
-        They will not come back: their keys are pending no more, and take what the snapshot says.
+        They will not come back: their keys are pending no more, and take what the snapshot says,
+        be it that it lacks them. The answer are these keys; ``None``: there are none.
+        The position may move back, so own messages that were seen come once more: written then.
+        ``learns``: a map that rejoins goes on to; otherwise it is loaded instead.
         """
+        settled = [p.before(stored + 1).keys for p in self._pending if p.first_sequence <= stored]
         self._release(stored)
         self._origins.jump()
+        self._again = self._observed
+        if not learns:
+            self._load_instead()
         if self._dirty:
             keys = self._dirty.all()
             held = self._pending_set().holds(keys) if self._pending else np.zeros(len(keys), bool)
             self._dirty.resolve(keys[~held])
+        return np.concatenate(settled) if settled else None
+
+    def _load_instead(self) -> None:
+        """What was noted to be taken later is not; nor is it what the stream says."""
+        rejoin, self._rejoin = self._rejoin, None
+        noted = None if rejoin is None else rejoin.abandon()
+        if noted is None or self._fingerprints is None:
+            return
+        gone = self._without_pending(noted)
+        self._fingerprints.note(replace(gone, ops=np.full(len(gone), Op.DELETE, np.uint8)))
 
     def load(self, batch: DeltaBatch) -> Verdict:
         """A part of a snapshot, or the deletes of what it lacks: changes of others.
@@ -331,6 +355,13 @@ class Replica:
         batch = self._blocked.take(rows_max) or self._full.take(rows_max)
         return Verdict(batch, self._begin(batch), 0, 0, 0, 0)
 
+    def _sure(self, batch: DeltaBatch, lasting: npt.NDArray[np.bool_] | None) -> DeltaBatch:
+        """Without evictions that the bridge may have written over: the map may hold the key."""
+        doubtful = None if lasting is None else self._touches.doubts(batch.keys, batch.entered)
+        if lasting is None or doubtful is None:
+            return batch
+        return batch.take(lasting | ~doubtful)
+
     def _doubts(self, batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
         marks = [
             self._touches.doubts(batch.keys, batch.entered),
@@ -363,6 +394,7 @@ class Replica:
         at once: what it holds is pending no more, for the others' changes behind it count.
         """
         self._release(delta.last_sequence)
+        self._observed = delta.last_sequence
         if not self._dirty:
             return []
         resolved = self._dirty.holds(delta.batch.keys)

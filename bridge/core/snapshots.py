@@ -157,6 +157,24 @@ class Triggers:
         return "time" if age >= self.seconds and read_bytes else ""
 
 
+@dataclass(slots=True)
+class Since:
+    """How much of a map's messages was read that its newest snapshot does not hold."""
+
+    _newest: int = -1
+    _before: int = 0
+
+    def look(self, newest: Manifest | None, position: int, read: int) -> int:
+        """``position``: how far the map has come; ``read``: bytes of its messages so far.
+
+        A node that is behind when a snapshot appears reads on what that holds already.
+        """
+        at = -1 if newest is None else newest.position
+        if at > self._newest or position <= at:
+            self._newest, self._before = max(at, self._newest), read
+        return read - self._before
+
+
 def _half_full(log: Log) -> bool:
     return 0 < log.bytes_max <= 2 * log.bytes
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from bridge.errors import Exit
 from bridge.kernel import syscall
 from bridge.kernel.elements import KeyWalk, address_of, walk_rows
-from bridge.kernel.errors import BUSY, Asked, ScanUnsteadyError, translate
+from bridge.kernel.errors import BUSY, Asked, KernelError, ScanUnsteadyError, translate
 from bridge.kernel.maptypes import SINGLE_PASS_TYPES
 from bridge.kernel.syscall import ENOTSUPP, Command
 from bridge.model import U8, MapInfo
 
 BUFFER_BYTES_MAX = 16 << 20  # wide values mean fewer entries per call
 BUSY_TRIES_MAX = 1_000  # in a row at one place of the map
+SCAN_TRIES_MAX = 5
+SCAN_PAUSE_SECONDS = 0.2
 PASSES_MAX = 16  # a scan that starts again and again gives up
 
 Entries = tuple[U8, U8]
@@ -139,6 +143,18 @@ def scan_map(descriptor: Callable[[], int], info: MapInfo, wanted: int) -> Itera
             keys, values = keys.copy(), values.copy()
         if len(keys):
             yield keys, values
+
+
+def scan_whole(scan: Callable[[], Iterator[Entries]]) -> list[Entries]:
+    """All of a scan; one that breaks off for a reason that passes is begun again, a few times."""
+    for left in reversed(range(SCAN_TRIES_MAX)):
+        try:
+            return list(scan())
+        except KernelError as error:
+            if error.exit_code is not Exit.TEMPORARY or not left:
+                raise
+            time.sleep(SCAN_PAUSE_SECONDS)
+    raise AssertionError("unreachable")
 
 
 def count_entries(descriptor: Callable[[], int], info: MapInfo, wanted: int) -> int:

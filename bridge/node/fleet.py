@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from bridge.config.problems import Problem
 from bridge.config.settings import MapConfig
+from bridge.errors import Exit
+from bridge.kernel.errors import KernelError
 from bridge.kernel.maps import KernelMap, still_held
 from bridge.node.judging import map_problems, told
 from bridge.node.life import MapLife
@@ -81,7 +83,14 @@ class Fleet:
         self._wake.clear()
         if asked is not None:
             self._lookout = Lookout(asked.maps, self._abandoned)
-        view = await asyncio.to_thread(self._lookout.look, self._followed())
+        try:
+            view = await asyncio.to_thread(self._lookout.look, self._followed())
+        except KernelError as error:
+            if not self._looks or error.exit_code is not Exit.TEMPORARY:
+                raise
+            self._services.report.warn_once(f"maps cannot be looked for now: {error}")
+            self._asked = self._asked or asked
+            return  # the next look tries again
         self._tell(view)
         if asked is not None:
             self._refit(view, asked.maps)

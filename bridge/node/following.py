@@ -23,10 +23,11 @@ from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
 from bridge.core.digest import rows_digest
 from bridge.core.identity import Identity
-from bridge.core.joining import Plan, plan_gap, plan_start, rejoins
+from bridge.core.joining import Acks, Plan, Way, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import Log
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
+from bridge.kernel.scan import scan_whole
 from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
 from bridge.node.choosing import Chooser, log_of
 from bridge.node.halts import until_open
@@ -38,7 +39,6 @@ RETRY_SECONDS = 0.5
 POLL_SECONDS = 0.02
 EARLY_BYTES_MAX = 24 << 20
 EARLY_OVERHEAD = 2048  # bytes of memory that a message takes beside its columns
-ACKS_MAX = 65_536
 
 
 @dataclass(slots=True)
@@ -101,7 +101,7 @@ class Follower:
     _head: int = 0
     _saved: int | None = None
     _known: bool = False
-    _acks: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=ACKS_MAX))
+    _acks: Acks = field(default_factory=Acks)
     _step: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def prepare(self) -> None:
@@ -146,10 +146,7 @@ class Follower:
 
     def acked(self, acked: Acked) -> None:
         """An own message was stored."""
-        observed = self.target.counters.sequence
-        while self._acks and self._acks[0][1] <= observed:
-            self._acks.popleft()
-        self._acks.append((acked.last_sequence, acked.sequence))
+        self._acks.note(acked.last_sequence, acked.sequence, self.target.replica.observed)
 
     def level(self) -> bool:
         """Whether nothing of the stream waits to be read or written."""
@@ -272,11 +269,13 @@ class Follower:
         loop = asyncio.get_running_loop()
         load = Load(
             position=plan.after,
-            stored=max((own for own, at in self._acks if at <= manifest.position), default=0),
+            stored=self._acks.stored_by(plan.after),
             value_size=manifest.value_size,
             keys_now=self._keys_now if self._sweeps_out(plan) else None,
             wake=lambda: _wake(loop, self._step),
             guarded=self._known,
+            learns=plan.way is Way.LEARN,
+            complete=self.identity.missing_means_deleted,
         )
         self._ahead = self._subscribe(plan.after)
         reading = asyncio.create_task(self._read_ahead(self._ahead))
@@ -339,7 +338,7 @@ class Follower:
         return plan.sweep_out and self.identity.missing_means_deleted
 
     def _keys_now(self) -> U8:
-        parts = [self.identity.keys(keys) for keys, _ in self.map.scan()]
+        parts = [self.identity.keys(keys) for keys, _ in scan_whole(self.map.scan)]
         return np.concatenate(parts) if parts else np.zeros((0, self.map.info.key_size), np.uint8)
 
     def _subscribe(self, after: int) -> Subscription:

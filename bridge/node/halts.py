@@ -14,6 +14,7 @@ from bridge.apply.gate import ApplyGate
 from bridge.config.settings import MapConfig
 from bridge.core.guard import GuardLimits
 from bridge.kernel.maps import KernelMap
+from bridge.kernel.scan import scan_whole
 from bridge.model import Origin
 from bridge.node.instance import StateDirectory
 from bridge.node.report import Report
@@ -87,7 +88,7 @@ def gate_of(config: MapConfig, origin: Origin, kernel_map: KernelMap, node: Halt
     return ApplyGate(
         origin,
         limits,
-        count=lambda: sum(len(keys) for keys, _ in kernel_map.scan()),
+        count=lambda: sum(len(keys) for keys, _ in scan_whole(kernel_map.scan)),
         on_halt=on_halt,
         halted=node.halts.reason(config.name),
     )

@@ -113,6 +113,9 @@ class MapLife:
             opened = open_map(self.config.selector) if pinned else open_map_id(info.id)
         except MapNotFoundError:
             return None
+        except BridgeError as error:  # the next look tries again
+            self._trouble(error)
+            return None
         try:
             worker = MapWorker(self.config, self._services, opened)
         except BridgeError as error:

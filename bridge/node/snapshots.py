@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bridge.bus.protocol import Bus
+from bridge.bus.protocol import Bus, shared_pause
 from bridge.bus.publish_loop import rows_per_message
 from bridge.bus.snapshots import (
     SnapshotConflictError,
@@ -30,6 +29,7 @@ from bridge.core.snapshots import (
     Log,
     Retry,
     Run,
+    Since,
     Step,
     Triggers,
     next_slot,
@@ -55,7 +55,8 @@ from bridge.node.following import Follower
 from bridge.node.report import Report
 from bridge.wire.codec import encode
 
-LOOK_SECONDS = 5.0
+LOOK_SECONDS_MIN = 5.0
+LOOK_RATE_MAX = 4.0  # of all readers of the log together, a second: one of them is enough
 POLL_SECONDS = 0.1
 SWEEP_SECONDS_MAX = 60.0
 
@@ -116,19 +117,19 @@ class SnapshotTaker:
     facts: Callable[[], Facts]
     report: Report
     counters: SnapshotCounters = field(default_factory=SnapshotCounters)
+    _readers: int = 0
     _asked: _Ask | None = None
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _retry: Retry = field(default_factory=Retry)
     _lease: Lease = field(default_factory=lambda: Lease(f"{new_incarnation():016x}"))
     _lease_sequence: int = 0
     _renew_at: float = 0.0
-    _bytes_before: int = 0
-    _newest: int = -1  # position of the newest snapshot known
+    _since: Since = field(default_factory=Since)
 
     async def run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_SECONDS * random.uniform(0.7, 1.3)):
+                async with asyncio.timeout(self._pause()):
                     await self._wake.wait()
             self._wake.clear()
             asked, self._asked = self._asked, None
@@ -144,6 +145,9 @@ class SnapshotTaker:
                 if asked is not None and manifest is not None and not asked.done.done():
                     asked.done.set_result(manifest)
 
+    def _pause(self) -> float:
+        return shared_pause(LOOK_SECONDS_MIN, self._readers, LOOK_RATE_MAX)
+
     async def take_now(self) -> Manifest:
         """Take one, due or not. Raises why not."""
         if self._asked is not None:
@@ -155,6 +159,7 @@ class SnapshotTaker:
 
     async def _look(self, *, asked: bool) -> Manifest | None:
         state = await self.bus.log_state(self.cluster)
+        self._readers = state.consumers
         log, now = log_of(state), time.monotonic()
         try:
             manifests = await self.snapshots.manifests(self.name)
@@ -163,8 +168,7 @@ class SnapshotTaker:
                 raise
             return None
         newest = usable(manifests, log)
-        self._note(newest)
-        read = self.follower.bytes_read - self._bytes_before
+        read = self._since.look(newest, self.follower.position(), self.follower.bytes_read)
         why = self.triggers.due(newest, log, time.time(), read)
         if not asked and (not why or not self._retry.may(now) or unfit(self.facts())):
             return None
@@ -184,12 +188,6 @@ class SnapshotTaker:
             )
         return manifest
 
-    def _note(self, newest: Manifest | None) -> None:
-        """What was read before a new snapshot appeared counts no more."""
-        position = newest.position if newest is not None else -1
-        if position > self._newest:
-            self._newest, self._bytes_before = position, self.follower.bytes_read
-
     async def _take_leased(
         self, log: Log, manifests: list[Manifest], sequence: int
     ) -> Manifest | None:
@@ -203,7 +201,7 @@ class SnapshotTaker:
             with contextlib.suppress(SnapshotStoreError, SnapshotConflictError):
                 await self.snapshots.take_lease(self.name, "", self._lease_sequence)
         self._retry.done()
-        self._note(manifest)
+        self._since.look(manifest, self.follower.position(), self.follower.bytes_read)
         self.report.say(
             "snapshot taken",
             map=self.name,

@@ -27,23 +27,18 @@ class SyncGate:
 
     lag_seconds_max: float = LAG_SECONDS_MAX
     _level: float | None = None  # when the map last had everything
-    _sequence: int = 0
 
-    def look(
-        self, now: float, *, ready: bool, level: bool, sequence: int, lag_seconds: float
-    ) -> Sync:
+    def look(self, now: float, *, ready: bool, level: bool, newest: float) -> Sync:
         """The answer now.
 
         ready         the map has joined, and the broker is there
         level         nothing of the stream waits to be read or written
-        sequence      up to which everything is written
-        lag_seconds   age of the newest change when it was written
+        newest        when the newest change that is written was made
         """
-        moved, self._sequence = sequence > self._sequence, sequence
         if ready and level:
             self._level = now
-        elif ready and self._level is not None and moved:
-            # Under steady load something always waits: then the age of what is written tells.
-            self._level = max(self._level, now - lag_seconds)
+        elif ready and self._level is not None:
+            # Under steady load something always waits: then the newest that is written tells.
+            self._level = max(self._level, newest)
         behind = math.inf if self._level is None else now - self._level
         return Sync(ready and behind <= self.lag_seconds_max, behind)

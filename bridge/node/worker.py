@@ -378,14 +378,12 @@ class MapWorker:
         ready = self.state == MapState.RUNNING and self.services.bus.state.connected
         ready = ready and not parts.fitter.parked and not is_halted(parts.target)
         if parts.target is None or parts.follower is None:
-            return self._gate.look(now, ready=ready, level=True, sequence=0, lag_seconds=0.0)
-        counters = parts.target.counters
+            return self._gate.look(now, ready=ready, level=True, newest=now)
         return self._gate.look(
             now,
             ready=ready and parts.follower.caught_up(),
             level=parts.follower.level(),
-            sequence=counters.sequence,
-            lag_seconds=counters.lag_seconds,
+            newest=parts.target.newest_at,
         )
 
     def position(self) -> int:

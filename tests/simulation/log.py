@@ -8,8 +8,10 @@ applied yet what the old one had stored: a sender that asks is told so, and is s
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from bridge.core.snapshots import Log as View
 from bridge.model import ConflictPolicy, Delta, Op
 from tests.simulation.kernel import ABSENT, entries, store
 
@@ -27,6 +29,9 @@ class Attempt:
 class Log:
     messages: list[Delta] = field(default_factory=list)  # number i has sequence i + 1
     wire: list[Attempt] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # of storing, by message
+    clock: Callable[[], float] = lambda: 0.0
+    first: int = 1  # older messages are forgotten, here kept for what must come out
     generation: int = 0  # the log's id
     unseen: set[str] = field(default_factory=set)  # nodes whose last message the leader lacks
     duplicates: int = 0
@@ -51,6 +56,7 @@ class Log:
             return True
         self.duplicates += any(message is attempt.delta for message in self.messages)
         self.messages.append(attempt.delta)
+        self.times.append(self.clock())
         if leaders_change and rng.random() < 0.4:
             self.unseen.add(node)  # and the answer is lost
             return True
@@ -58,6 +64,16 @@ class Log:
         self._ends[node] = len(self.messages)
         attempt.answer = len(self.messages)
         return True
+
+    def view(self) -> View:
+        """What the rules of snapshots and of joining are told of it."""
+        return View(str(self.generation), min(self.first, len(self) + 1), len(self))
+
+    def stored_at(self, sequence: int) -> int | None:
+        """When a message was stored, which tells it from another one in its place."""
+        if not self.first <= sequence <= len(self):
+            return None
+        return int(self.times[sequence - 1] * 1e6)
 
     def catch_up(self) -> bool:
         """The leader has applied everything."""
@@ -77,7 +93,7 @@ class Log:
 
     def cut(self, count: int) -> None:
         """The newest messages are gone although they were acknowledged."""
-        del self.messages[len(self.messages) - count :]
+        del self.messages[len(self.messages) - count :], self.times[len(self.times) - count :]
         self.wire.clear()
         self.unseen.clear()
         self._ends = {node: self._end_of(node) for node in self._ends}

@@ -5,19 +5,31 @@ What the owner of a ``Replica`` has to do, this one does as ``bridge.node`` and 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from bridge.apply.gate import ApplyGate
+from bridge.apply.inbox import Arrival
+from bridge.bus.snapshots import Snapshots
+from bridge.core.coalesce import coalesce
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.guard import GuardLimits
+from bridge.core.joining import Acks, rejoins
 from bridge.core.policies import PolicyFold
 from bridge.core.replica import Replica, Verdict
-from bridge.model import ConflictPolicy, DeltaBatch, Op, Origin
+from bridge.core.snapshots import Facts
+from bridge.model import U8, ConflictPolicy, Delta, DeltaBatch, Manifest, Op, Origin
+from bridge.node.synced import Sync, SyncGate
+from tests.simulation.joining import Joining, keys_of, now_done
 from tests.simulation.kernel import ABSENT, Kernel, change, entries
 from tests.simulation.log import Log
 from tests.simulation.publisher import Publisher
+from tests.simulation.taking import Taker
 
 KEYS = 3
+NO_GUARD = GuardLimits()
 
 
 @dataclass(slots=True)
@@ -46,16 +58,34 @@ class Node:
     name: str
     kernel: Kernel
     log: Log
+    snapshots: Snapshots
+    seconds: Callable[[], float]  # a steady clock
     publishes_only: bool = False
     policy: ConflictPolicy = ConflictPolicy.STREAM
     applies_only: bool = False
+    limits: GuardLimits = NO_GUARD
+    halted: str = ""  # on disk
+    bridged: bool = False  # on disk: this very map was bridged before
     up: bool = False
     connected: bool = True
     stale: int = 0
     replica: Replica = field(init=False)
     publisher: Publisher = field(init=False)
     settled: bool = False
+    joining: Joining | None = None
+    taker: Taker = field(init=False)
+    gate: ApplyGate = field(init=False)
+    sync_gate: SyncGate = field(init=False)
+    acks: Acks = field(default_factory=Acks)
     read: int = 0
+    verified: int = 0  # all of it was there to be read
+    following: bool = False  # what was the log's end has been written
+    scanned: bool = False  # once, as a whole
+    drained_to: int = 0  # what ended until then has come out of the ring
+    watermark: int = 0  # own changes that began at or before it have been captured
+    merged: int = 0  # changes that a newer one replaced before they were sent
+    messages_read: int = 0
+    newest: float = 0.0  # when the newest change that is written was stored
     landing: Landing | None = None
     scan: Scan | None = None
     scan_wanted: bool = False
@@ -66,6 +96,9 @@ class Node:
     saved: tuple[int, int] | None = None  # on disk, with the log's id; outlives the bridge
     rejoining: bool = False
     joined: bool = False  # everything that the log held was applied once
+    unasked: int = 0  # messages judged although an operator had to be asked first
+    asks: bool = False  # what is told to the operator, and outlives the bridge
+    fenced: bool = False  # another instance bears its name
     doubtful_crashes: int = 0  # with a key in doubt, a mark that dies with the bridge
 
     def start(self, now: int, incarnation: int) -> bool:
@@ -81,16 +114,28 @@ class Node:
             rereads=self.publishes_only,
             folding=folding_of(self.policy),
         )
-        self.publisher = Publisher(self.replica.origin, self.log.last(self.name))
-        self.read, self.applied, self.landing = 0, 0, None
+        self.publisher = Publisher(self.replica.origin, self.log.last(self.name), self._acked)
+        self.read, self.verified, self.applied, self.landing = 0, 0, 0, None
         self.scan, self.rereading, self.joined = None, [], False
         self.settled, self.scan_wanted = False, not self.one_way
-        known = self.saved is not None and self.saved[0] == self.log.generation
-        self.rejoining = self.saved is not None and known and self.saved[1] <= len(self.log)
-        if self.saved is not None and self.rejoining:
-            self.replica.rejoin(self.saved[1])
+        self.following, self.scanned, self.merged, self.messages_read = False, False, 0, 0
+        self.acks, self.taker, self.sync_gate = Acks(), Taker(self, incarnation), SyncGate()
+        self.gate = ApplyGate(
+            self.replica.origin,
+            self.limits,
+            count=lambda: len(self.kernel.map),
+            on_halt=self._halt,
+            halted=self.halted,
+            clock=self.seconds,
+        )
+        saved = self.saved_position()
+        self.rejoining = rejoins(saved, self.log.view(), publishes=not self.one_way)
+        if saved is not None and self.rejoining:
+            self.replica.rejoin(saved)
+        self.joining = Joining(self)
         self.lost_seen, self.writes_seen = self.kernel.lost, -1
         self.kernel.attach(now)
+        self.watermark, self.drained_to = now - 1, now - 1
         self.replica.attached()
         self.replica.drained(now - 1)
         return True
@@ -104,6 +149,113 @@ class Node:
         self.kernel.attached_at = None
         settling = self.landing is not None and self.landing.settles
         self.doubtful_crashes += settling or self.replica.dirty_keys > 0
+
+    def saved_position(self) -> int | None:
+        """What had been applied to this map, when the log is the one that it counts in."""
+        saved, log = self.saved, self.log
+        known = saved is not None and saved[0] == log.generation and saved[1] <= len(log)
+        return saved[1] if saved is not None and known else None
+
+    @property
+    def loads(self) -> bool:
+        """A policy folds the log from its beginning."""
+        return self.policy is ConflictPolicy.STREAM and not self.one_way and not self.kernel.lru
+
+    @property
+    def keys(self) -> int:
+        return KEYS
+
+    def keys_now(self) -> U8:
+        return keys_of(self.kernel.map)
+
+    def manifests(self) -> list[Manifest]:
+        return now_done(self.snapshots.manifests("m"))
+
+    def facts(self) -> Facts:
+        mending = self.scan_wanted or (self.scan is not None and self.kernel.records)
+        return Facts(
+            settled=self.joined and self.following and self.scanned,
+            losses=self.kernel.lost,
+            repairing=mending or self.lost_more(),
+            replaced=self.merged,
+            unwritten=self.replica.unwritten_rows,
+            watermark=self.watermark,
+            captured=self.replica.captured,
+            stored=self.publisher.stored_rows,
+        )
+
+    def _halt(self, reason: str) -> None:
+        self.asks = True
+        self.keep_halted(reason)
+
+    def keep_halted(self, reason: str) -> None:
+        self.halted = reason
+
+    def _acked(self, own: int, at: int) -> None:
+        self.acks.note(own, at, self.replica.observed)
+
+    def join(self, now: int) -> bool:
+        return self.joining is not None and self.joining.step(now)
+
+    def follow(self, after: int) -> None:
+        """The log is read from here on."""
+        self.read = self.verified = self.applied = after
+        self.joining = None
+
+    def notice(self) -> bool:
+        """The log's beginning is looked at now and then: it may have passed what was read."""
+        if self.joining is not None or not self.connected or self.publishes_only:
+            return False
+        if self.log.first > self.verified + 1:
+            self.joining, self.following = Joining(self, self.log.first - 1), False
+            return True
+        caught_up = self.read == len(self.log) and self.verified != self.read
+        self.verified = self.read if caught_up else self.verified
+        return False
+
+    def merge(self) -> bool:
+        """What waits for a broker that takes nothing becomes one change per key."""
+        queue = self.publisher.queue
+        rows = self.publisher.waiting
+        if self.connected or rows < 2:
+            return False
+        merged = coalesce(queue)
+        self.merged += rows - len(merged)
+        self.publisher.queue = [merged]
+        self.replica.replaced(self.publisher.sent + 1, merged)
+        return rows > len(merged)
+
+    def resume(self) -> bool:
+        """An operator has looked, and lets everything pass that is in the log by now."""
+        if not self.gate.halted or self.landing is not None:
+            return False
+        self.halted, self.asks = "", False
+        self.gate.resume(len(self.log))
+        return True
+
+    def release(self, now: int) -> bool:
+        if self.landing is not None or not self.settled:
+            return False
+        held = self.gate.released()
+        if not held or self.joining is not None:
+            return bool(held)
+        self._judge([a.delta for a in held], [a.sequence for a in held], now)
+        return True
+
+    def level(self) -> bool:
+        """Nothing of the log waits to be read or written."""
+        waits = self.joining is not None or self.landing is not None or self.gate.held
+        return not waits and self.read == len(self.log)
+
+    def sync(self) -> Sync:
+        """What the node says of itself."""
+        ready = self.joined and self.following and self.connected and not self.gate.halted
+        return self.sync_gate.look(
+            self.seconds(),
+            ready=ready,
+            level=self.level(),
+            newest=self.newest,
+        )
 
     def settle(self, now: int) -> bool:
         """Rule of the start: operations older than the probes have to end first."""
@@ -123,9 +275,12 @@ class Node:
         if count:
             rows = [self.kernel.ring.popleft() for _ in range(count)]
             self._capture(DeltaBatch.concatenate(rows))
-        watermark = self.kernel.oldest(now) - 1
-        self.replica.drained(watermark)
-        self.replica.forget(watermark)
+            self.drained_to = max(self.drained_to, int(rows[-1].left[0]))
+        else:
+            self.drained_to = now
+        self.watermark = self.kernel.oldest(now) - 1
+        self.replica.drained(self.watermark)
+        self.replica.forget(self.watermark)
         return count > 0
 
     def _capture(self, batch: DeltaBatch) -> None:
@@ -137,16 +292,26 @@ class Node:
     def judge(self, messages: int, now: int) -> bool:
         """The hand-over to the writer thread."""
         ready = self.settled and self.connected and not self.publishes_only
-        if not ready or self.landing is not None or self.read == len(self.log):
+        ready = ready and self.joining is None and self.landing is None and not self.gate.halted
+        first = max(self.read, self.log.first - 1)  # what is gone is passed over without a word
+        if not ready or first == len(self.log):
             return False
-        end = min(self.read + messages, len(self.log))
-        deltas = self.log.messages[self.read : end]
-        dirty = self.replica.dirty_keys
-        verdict = self.replica.judge(deltas, range(self.read + 1, end + 1))
-        self.read = end
-        self._begin(verdict, now)
-        self._settles(self.replica.dirty_keys < dirty)
+        end = min(first + messages, len(self.log))
+        if first == self.verified and messages > 1:  # else others' messages lie in between
+            self.verified = end
+        self.read, self.messages_read = end, self.messages_read + end - first
+        deltas, places = self.log.messages[first:end], range(first + 1, end + 1)
+        arrivals = [Arrival(at, delta) for at, delta in zip(places, deltas, strict=True)]
+        if self.gate.admits(arrivals):
+            self._judge(deltas, list(places), now)
         return True
+
+    def _judge(self, deltas: list[Delta], places: list[int], now: int) -> None:
+        dirty = self.replica.dirty_keys
+        self.unasked += self.asks
+        verdict = self.replica.judge(deltas, places)
+        self.begin_landing(verdict, now, places[-1])
+        self._settles(self.replica.dirty_keys < dirty)
 
     def _settles(self, settles: bool) -> None:
         if self.landing is not None:
@@ -155,37 +320,38 @@ class Node:
     def rejoin(self, now: int) -> bool:
         """All of the stream has been judged: the map takes what it missed."""
         ready = self.rejoining and self.settled and self.connected and self.landing is None
-        if not ready or self.read < len(self.log):
+        if not ready or not self.level():
             return False
         self.rejoining = False
-        self._begin(self.replica.rejoined(), now)
+        self.begin_landing(self.replica.rejoined(), now, self.read)
         return True
 
     def retry(self, now: int) -> bool:
         """There is room again for what was refused."""
         if self.landing is not None or self.kernel.full or not self.replica.unwritten_rows:
             return False
-        self._begin(self.replica.retry(1), now)
+        self.begin_landing(self.replica.retry(1), now, self.applied)
         return True
 
     def save(self) -> bool:
         """Write the position to disk. In between, what is there may be old."""
         position = (self.log.generation, self.position())
-        unfit = self.rejoining or not self.joined or self.replica.unwritten_rows > 0
+        unfit = self.rejoining or not self.following or self.replica.unwritten_rows > 0
         if self.publishes_only or unfit or self.saved == position:
             return False
-        self.saved = position
+        self.saved, self.bridged = position, True
         return True
 
     def position(self) -> int:
-        return self.applied
+        """Everything up to here is written."""
+        return max(self.verified, self.applied) if self.level() else self.applied
 
-    def _begin(self, verdict: Verdict, now: int) -> None:
+    def begin_landing(self, verdict: Verdict, now: int, end: int) -> None:
         if verdict.writes is None:
-            self.applied = self.read
+            self._finish(end)
             return
         rows = list(range(len(verdict.writes)))
-        self.landing = Landing(verdict, now, rows, end=self.read)
+        self.landing = Landing(verdict, now, rows, end=end)
 
     def land(self, now: int) -> bool:
         """One entry is written; then all are, and what was refused is told."""
@@ -204,8 +370,14 @@ class Node:
             landing.verdict.touch.end = self.landed_at(landing, now)
         if landing.refused:
             self.replica.refuse(writes.take(np.array(landing.refused)), full=True)
-        self.applied, self.landing = landing.end, None
+        self.landing = None
+        self._finish(landing.end)
         return True
+
+    def _finish(self, end: int) -> None:
+        self.applied = end
+        if end:
+            self.newest = self.log.times[end - 1]
 
     def landed_at(self, landing: Landing, now: int) -> int:
         del landing
@@ -215,7 +387,8 @@ class Node:
         """A whole reading: at the start, after a loss, or again and again: one key at a time."""
         if self.one_way or not self.settled or self.rejoining:
             return False
-        self.joined |= self.read == len(self.log) and self.landing is None
+        if self.level():
+            self.joined = self.following = self.gate.armed = True
         self.scan_wanted |= self.lost_more()
         if self.scan is None:
             return self._begin_scan(now, quiet=quiet)
@@ -225,16 +398,26 @@ class Node:
                 self.scan.found[key] = self.kernel.map[key]
             self.scan.ended = now
             return True
+        if not self.drained_beyond(self.scan.ended):
+            return False
         self._compare(self.scan)
-        self.scan = None
+        self.taker.share(self.scan.found)
+        self.scan, self.scanned = None, True
         return True
+
+    def drained_beyond(self, ended: int) -> bool:
+        """Changes that the scan has seen came out of the ring, and are left out."""
+        return self.drained_to >= ended
 
     def lost_more(self) -> bool:
         return self.kernel.lost != self.lost_seen
 
     def _begin_scan(self, now: int, *, quiet: bool) -> bool:
         again = not self.kernel.records and (
-            not quiet or self.kernel.writes != self.writes_seen or self.landing is not None
+            not quiet
+            or self.kernel.writes != self.writes_seen
+            or self.landing is not None
+            or self.taker.taking is not None
         )
         if not (self.scan_wanted or again) or not self.joined:
             return False

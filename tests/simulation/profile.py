@@ -26,6 +26,10 @@ class Profile:
     lru: bool
     policy: ConflictPolicy
     jumps: bool  # of the nodes' clocks, forward
+    snapshots: bool = False
+    forgets: bool = False  # the log loses its oldest messages
+    twins: bool = False  # the second node bears the first one's name
+    guarded: bool = False  # mass changes wait for an operator
 
     @staticmethod
     def of_counters(rng: random.Random, contexts: tuple[int, ...], nodes: int) -> Profile:
@@ -70,6 +74,10 @@ class Profile:
         # Without races inside the node, losses or reboots nothing that it alone writes may go.
         calm = contexts == (0,) and ring_rows_max > 2 and not (reboots or tight or replaced)
         calm = calm and policy is not ConflictPolicy.MAX
+        lru = tight and policy is ConflictPolicy.STREAM and rng.random() < 0.5
+        snapshots = not (alone or lru) and policy is ConflictPolicy.STREAM and rng.random() < 0.5
+        forgets = snapshots and not replaced and rng.random() < 0.7
+        twins = nodes > 2 and not (crashes or replaced or forgets) and rng.random() < 0.15
         return Profile(
             nodes=nodes,
             contexts=contexts,
@@ -78,13 +86,17 @@ class Profile:
             reboots=reboots,
             away=rng.random() < 0.4,
             publishes_only=alone,
-            saves=saves,
-            keeps=calm and (saves or not crashes),
+            saves=saves or snapshots,
+            keeps=calm and (saves or not crashes) and not (forgets or twins),
             leaders_change=not alone and rng.random() < 0.4,
             replaced=replaced,
             in_place=tuple(sweeps and rng.random() < 0.5 for _ in range(nodes)),
             room=tuple(2 if tight and rng.random() < 0.6 else None for _ in range(nodes)),
-            lru=tight and policy is ConflictPolicy.STREAM and rng.random() < 0.5,
+            lru=lru,
             policy=policy,
             jumps=rng.random() < 0.3,
+            snapshots=snapshots,
+            forgets=forgets,
+            twins=twins,
+            guarded=not alone and rng.random() < 0.2,
         )

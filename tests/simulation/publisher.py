@@ -7,6 +7,7 @@ they let into the log: messages twice, and messages of a bridge that is dead.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bridge.model import Delta, DeltaBatch, Origin
@@ -14,15 +15,17 @@ from tests.simulation.log import Attempt, Log
 
 
 class FencedError(Exception):
-    """Another instance bears the node's name: there is none in a walk."""
+    """Another instance bears the node's name."""
 
 
 @dataclass(slots=True)
 class Publisher:
     origin: Origin
     expected: int
+    on_ack: Callable[[int, int], None]
     queue: list[DeltaBatch] = field(default_factory=list)
     sent: int = 0
+    stored_rows: int = 0  # of ours, known to be stored
     attempt: Attempt | None = None
     stored: bool = False  # a message of this instance
 
@@ -59,16 +62,23 @@ class Publisher:
         if last and log.messages[last - 1] is attempt.delta:
             return self._done(last)
         if last != self.expected:
-            if self.stored:
+            if self.fenced():
                 raise FencedError(f"{self.origin.node}: {last}, ours {self.expected}")
             self.expected = last  # an earlier instance's message came late
         self._try(log, attempt.delta)
         return True
+
+    def fenced(self) -> bool:
+        """Whether somebody else's message behind an own one is that of a twin."""
+        return self.stored
 
     def _try(self, log: Log, delta: Delta) -> None:
         self.attempt = Attempt(delta, self.expected)
         log.wire.append(self.attempt)
 
     def _done(self, sequence: int) -> bool:
+        assert self.attempt is not None
+        self.stored_rows = self.attempt.delta.last_sequence
+        self.on_ack(self.stored_rows, sequence)
         self.expected, self.attempt, self.stored = sequence, None, True
         return True

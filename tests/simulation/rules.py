@@ -12,19 +12,31 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
+from bridge.apply.gate import ApplyGate
+from bridge.apply.loading import Load
+from bridge.core import (
+    coalesce as coalescing,
+    snapshots as snapshot_rules,
+)
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.joining import Acks
 from bridge.core.origins import Admission, OriginTracker
 from bridge.core.overlaps import Overlaps
 from bridge.core.pending import Pending
 from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.replica import Replica, Verdict
+from bridge.core.snapshots import Facts, Run, Step
 from bridge.core.touches import FOREVER, Touches
 from bridge.model import ConflictPolicy, Delta, DeltaBatch, Op
+from bridge.node.synced import SyncGate
+from tests.simulation import node as node_steps
 from tests.simulation.node import Node
 from tests.simulation.profile import Profile
+from tests.simulation.publisher import Publisher
+from tests.simulation.taking import Taker
 
-Patch = tuple[type, str, object]
+Patch = tuple[object, str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +65,10 @@ _touch_doubts = Touches.doubts
 _note = Rejoin.note
 _refuse = Replica.refuse
 _land = Node.land
+_look = Run.look
+_unfit = snapshot_rules.unfit
+_coalesce = coalescing.coalesce
+_sync = SyncGate.look
 
 
 def _by_exit_time(self: Replica, batch: DeltaBatch) -> object:
@@ -115,6 +131,29 @@ def _captures_echo(self: Node, now: int) -> bool:
     if landing is not None and self.landing is None and landing.verdict.writes is not None:
         self.kernel.ring.append(landing.verdict.writes)
     return done
+
+
+def _looks_at(**facts: object) -> Callable[[Run, float, Facts], Step]:
+    return lambda self, now, found: _look(self, now, replace(found, **facts))  # type: ignore[arg-type]
+
+
+def _never_unfit(**facts: object) -> Callable[[Facts], str]:
+    return lambda found: _unfit(replace(found, **facts))  # type: ignore[arg-type]
+
+
+def _without_deletes(batches: Sequence[DeltaBatch]) -> DeltaBatch:
+    merged = _coalesce(batches)
+    return merged.take(merged.ops != Op.DELETE)
+
+
+def _passes_holes(self: Node) -> bool:
+    if self.joining is None and self.connected and self.read == len(self.log):
+        self.verified = self.read
+    return False
+
+
+def _snapshots(profile: Profile) -> bool:
+    return profile.snapshots and profile.forgets
 
 
 RULES: dict[str, Mutation] = {
@@ -255,5 +294,86 @@ RULES: dict[str, Mutation] = {
         "the position that is saved is that of finished writes",
         ((Node, "position", lambda self: self.read),),
         where=lambda profile: profile.crashes and profile.saves,
+    ),
+    "5 drained first": Mutation(
+        "a scan is compared when what it has seen has come out of the ring",
+        ((Node, "drained_beyond", lambda self, ended: True),),
+    ),
+    "7 stored before the position": Mutation(
+        "own changes that the snapshot holds are pending no more",
+        ((Acks, "stored_by", lambda self, position: 0),),
+        where=_snapshots,
+    ),
+    "7 own keys that it lacks": Mutation(
+        "what a snapshot lacks of own stored changes is deleted",
+        ((Load, "settles", lambda self, keys: None),),
+        where=_snapshots,
+    ),
+    "7 strangers": Mutation(
+        "keys that a snapshot lacks leave the map",
+        ((Load, "strangers", lambda self: None),),
+        where=_snapshots,
+    ),
+    "7 loaded, not rejoined": Mutation(
+        "a map that lived on and then loads a snapshot takes what it says",
+        ((Replica, "_load_instead", lambda self: None),),
+        where=lambda profile: _snapshots(profile) and profile.crashes,
+    ),
+    "9 written": Mutation(
+        "a snapshot's position is that of finished writes",
+        ((Taker, "position", lambda self: self.node.read),),
+        where=_snapshots,
+    ),
+    "9 captured": Mutation(
+        "the manifest waits until what the scan has seen is captured",
+        ((Run, "look", _looks_at(watermark=FOREVER)),),
+        where=lambda profile: profile.snapshots and profile.crashes,
+    ),
+    "9 losses": Mutation(
+        "a loss voids a snapshot",
+        ((Run, "look", _looks_at(losses=0)), (snapshot_rules, "unfit", _never_unfit())),
+        where=lambda profile: profile.snapshots and profile.ring_rows_max == 2,
+    ),
+    "10 holes": Mutation(
+        "who meets a hole in the log loads a snapshot",
+        ((Node, "notice", _passes_holes),),
+        where=_snapshots,
+    ),
+    "11 deletes": Mutation(
+        "changes that are merged keep their deletes",
+        ((node_steps, "coalesce", _without_deletes),),
+        where=lambda profile: profile.away,
+    ),
+    "11 new numbers": Mutation(
+        "changes that are merged get new numbers, which their keys wait for",
+        ((Replica, "replaced", lambda self, first, batch: None),),
+        where=lambda profile: profile.away,
+    ),
+    "guard: not judged": Mutation(
+        "the position stays where it was while messages are held back",
+        ((ApplyGate, "held", 0),),
+        where=lambda profile: profile.guarded and profile.crashes and profile.saves,
+    ),
+    "guard: over restarts": Mutation(
+        "a map that was halted stays so over a restart",
+        ((Node, "keep_halted", lambda self, reason: None),),
+        where=lambda profile: profile.guarded and profile.crashes,
+    ),
+    "fencing": Mutation(
+        "of two bridges with one name the one that was followed ends",
+        ((Publisher, "fenced", lambda self: False),),
+        where=lambda profile: profile.twins,
+    ),
+    "synced": Mutation(
+        "a map is not synced before it has read what the log holds",
+        (
+            (
+                SyncGate,
+                "look",
+                lambda self, now, *, ready, level, newest: _sync(
+                    self, now, ready=True, level=True, newest=now
+                ),
+            ),
+        ),
     ),
 }

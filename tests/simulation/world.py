@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import bisect
 import random
 from collections.abc import Callable
 
+from bridge.bus.memory_snapshots import MemorySnapshotStore
+from bridge.bus.snapshots import Snapshots
+from bridge.core.guard import GuardLimits
 from bridge.model import ConflictPolicy
 from tests.simulation.kernel import ABSENT, CONTEXTS, Kernel, entries
 from tests.simulation.log import Log
-from tests.simulation.node import KEYS, Node
+from tests.simulation.node import KEYS, NO_GUARD, Node
 from tests.simulation.profile import Profile
+from tests.simulation.publisher import FencedError
 
-ROUNDS_MAX = 60
+ROUNDS_MAX = 150
+STEPS_PER_SECOND = 20.0
+QUIET_SECONDS = 10.0  # that pass with each round at the end
+GUARDED = GuardLimits(deletes=0.4, changes=0.9, seconds=4.0, entries_min=2)
 OWN_KEY = 0
+TAKEOVERS_MAX = 5  # in a walk; ``bridge.bus.strict`` ends at ten
 MESSAGES_MAX = 5_000  # far more than programs write in a walk
 TOUCHES_MAX = 64  # own writes that a bridge may have to remember at a time, in a walk
 
@@ -32,7 +41,10 @@ class World:
         self.trace = trace
         self.replaced = False
         self.peak = 0
-        self.log = Log()
+        self.too_early: list[str] = []
+        self.late = 0.0  # seconds that passed beside the steps
+        self.log = Log(clock=self.seconds)
+        self.snapshots = Snapshots(MemorySnapshotStore(), "c")
         self.nodes = [self._node(i) for i in range(self.profile.nodes)]
         for node in self.nodes:
             self.start(node)
@@ -50,13 +62,19 @@ class World:
         adds_up = profile.policy is ConflictPolicy.SUM and number == 0
         publishes_only = profile.publishes_only and not adds_up
         return Node(
-            f"n{number}",
+            "n0" if profile.twins and number == 1 else f"n{number}",
             kernel,
             self.log,
+            self.snapshots,
+            self.seconds,
             publishes_only,
             policy=profile.policy,
             applies_only=adds_up,
+            limits=GUARDED if profile.guarded else NO_GUARD,
         )
+
+    def seconds(self) -> float:
+        return self.now / STEPS_PER_SECOND + self.late
 
     def run(self) -> list[str]:
         for _ in range(self.rng.randint(1, 4)):
@@ -66,6 +84,7 @@ class World:
             node.connected = True
         rest = [action for action, _ in self._steps() if action != self.begin]
         for _ in range(ROUNDS_MAX):
+            self.late += QUIET_SECONDS
             did = [self._do(action, node) for node in self.nodes for action in rest * 3]
             if not any(did):
                 return self.check()
@@ -92,7 +111,11 @@ class World:
             (self._up(self.send), 2),
             (lambda _: self.log.store(self.rng, leaders_change=self.leaders_change), 2),
             (self._up(self.settle), 2),
+            (self._up(lambda node: node.join(self.time(node))), 3),
+            (self._up(Node.notice), 1),
+            (self._up(lambda node: node.release(self.time(node))), 1),
             (self._up(self.judge), 2),
+            (self._up(self.look), 1),
             (self._up(lambda node: node.land(self.time(node))), 4),
             (self._up(lambda node: node.rejoin(self.time(node))), 2),
             (self._up(lambda node: node.retry(self.time(node))), 1),
@@ -103,6 +126,10 @@ class World:
             steps.append((lambda _: self.log.catch_up(), 0.2))
         if self.profile.saves:
             steps.append((self._up(Node.save), 2))
+        if self.profile.guarded:
+            steps.append((self._up(self.resume), 0.3))
+        if self.profile.snapshots:
+            steps.append((self._up(self.take), 4))
         return steps
 
     def _faults(self) -> list[tuple[Step, float]]:
@@ -111,10 +138,13 @@ class World:
             faults.append((self._up(self.crash), 0.5))
         if self.profile.away:
             faults.append((self.cut, 0.2))
+            faults.append((self._up(Node.merge), 0.5))
         if self.profile.replaced:
             faults.append((self.replace_log, 0.02))
         if self.profile.jumps:
             faults.append((self.jump, 0.1))
+        if self.profile.forgets:
+            faults.append((self.forget, 0.3))
         return faults
 
     @staticmethod
@@ -165,10 +195,71 @@ class World:
         return node.connected and node.publisher.send(self.log, self.rng)
 
     def settle(self, node: Node) -> bool:
-        return node.connected and node.publisher.settle(self.log, self.rng, patient=self.quiet)
+        try:
+            return node.connected and node.publisher.settle(self.log, self.rng, patient=self.quiet)
+        except FencedError:
+            if not self.profile.twins:
+                raise
+            node.crash()
+            node.fenced = True  # its supervisor does not start it again
+            return True
 
     def judge(self, node: Node) -> bool:
         return node.judge(self.rng.randint(1, 3), self.time(node))
+
+    def look(self, node: Node) -> bool:
+        """A node that says it is synced holds what the log held a moment ago."""
+        sync = node.sync()
+        if not sync.synced or self.replaced:
+            return False
+        then = self.seconds() - sync.behind_seconds
+        if node.position() < bisect.bisect_left(self.log.times, then):
+            self.too_early.append(f"{node.name}: synced at {node.position()}")
+        if node.level() and self.profile.policy is ConflictPolicy.STREAM:
+            self.too_early += self._wrong_of(node)
+        return False
+
+    def _wrong_of(self, node: Node) -> list[str]:
+        """Keys that nobody is just changing, and that are not what the log says."""
+        kernel, replica = node.kernel, node.replica
+        open_ = kernel.ring or any(kernel.running) or node.facts().repairing or not node.scanned
+        rows = replica.pending_rows or replica.dirty_keys or replica.unwritten_rows
+        if open_ or rows or kernel.lru or not kernel.records or node.rereading:
+            return []
+        fold = self.log.fold(self.profile.policy)
+        wrong = fold != kernel.map
+        return [f"{node.name}: synced with {kernel.map}, stream {fold}"] if wrong else []
+
+    def take(self, node: Node) -> bool:
+        asked = not self.quiet and self.rng.random() < 0.05
+        return node.taker.step(self.seconds(), self.time(node), asked=asked)
+
+    def resume(self, node: Node) -> bool:
+        return (self.quiet or self.rng.random() < 0.2) and node.resume()
+
+    def forget(self, _: Node) -> bool:
+        """The log loses its oldest messages, but none that nobody could ever tell again."""
+        log = self.log
+        upto = self.rng.randint(log.first - 1, len(log))
+        if upto < log.first or not self._recoverable(upto):
+            return False
+        log.first = upto + 1
+        return True
+
+    def _recoverable(self, upto: int, without: Node | None = None) -> bool:
+        """Whether a snapshot holds everything up to there, or a node that can take one does."""
+        if upto == 0 or any(m.position >= upto for m in self.nodes[0].manifests()):
+            return True
+        return any(
+            node.up
+            and node.following
+            and node.scanned
+            and node.joining is None
+            and node.verified >= upto
+            and node.kernel.room is None
+            for node in self.nodes
+            if node is not without
+        )
 
     def cut(self, node: Node) -> bool:
         node.connected = not node.connected
@@ -181,6 +272,10 @@ class World:
     def crash(self, node: Node) -> bool:
         if self.profile.keeps and node.saved is None:
             return False  # until its first position is saved a map is loaded, not rejoined
+        if self.profile.snapshots and not (node.bridged or self.profile.reboots):
+            return False  # nobody could tell that the map holds what others wrote
+        if self.log.first > 1 and not self._recoverable(self.log.first - 1, without=node):
+            return False
         node.crash()
         under_way = [a for a in self.log.wire if a.delta.origin.node == node.name]
         for attempt in under_way:
@@ -189,11 +284,11 @@ class World:
                 self.log.wire.remove(attempt)
         if self.profile.reboots:
             node.kernel.reboot()
-            node.saved = None
+            node.saved, node.bridged = None, False
         return True
 
     def start(self, node: Node) -> bool:
-        if node.up:
+        if node.up or node.fenced:
             return False
         self.incarnations += 1
         return node.start(self.time(node), self.incarnations)
@@ -219,6 +314,8 @@ class World:
         if keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):
             wrong.append(f"own key: {first.map.get(OWN_KEY)}, last written {first.last}")
         for node in self.nodes:
+            if node.fenced:
+                continue
             if self.profile.policy is ConflictPolicy.SUM and node.publishes_only:
                 fold = self.log.parts.get(node.name, {})
             elif self.profile.policy is ConflictPolicy.SUM:
@@ -231,8 +328,27 @@ class World:
             left = (replica.pending_rows, replica.dirty_keys, queued)
             if any(left):
                 wrong.append(f"{node.name}: pending, dirty, queued left over: {left}")
+            if node.unasked:
+                wrong.append(f"{node.name}: {node.unasked} times nobody was asked")
+        wrong += self.too_early[:1] + self._back_again()
         if self.peak > TOUCHES_MAX:
             wrong.append(f"{self.peak} own writes were remembered at a time")
+        return wrong
+
+    def _back_again(self) -> list[str]:
+        """An instance that another one of its name has followed must be silent.
+
+        Of two that live at the same time, one whose first message was stored without its knowing
+        takes the other one for its predecessor, and may do so a few times.
+        """
+        runs = [(d.origin.node, d.origin.incarnation) for d in self.log.messages]
+        wrong = []
+        for name in {name for name, _ in runs}:
+            own = [number for node, number in runs if node == name]
+            heads = [n for at, n in enumerate(own) if at == 0 or own[at - 1] != n]
+            most = max(heads.count(number) for number in heads)
+            if most > 1 + TAKEOVERS_MAX * self.profile.twins:
+                wrong.append(f"{name}: published after it was replaced: {heads}")
         return wrong
 
 

@@ -77,7 +77,7 @@ def test_what_comes_behind_a_snapshot_has_missed_nothing() -> None:
 def test_a_map_that_rejoins_learns_from_a_snapshot_and_writes_nothing() -> None:
     judge = replica()
     judge.rejoin(5)
-    judge.jump(0)
+    judge.jump(0, learns=True)
     assert judge.load(batch(1, 2, 3, value=9)).writes is None
     judge.judge([Delta(OTHER, 1, batch(2, value=8))], [6])
     assert numbers(judge.rejoined().writes) == [2]
@@ -121,3 +121,41 @@ def test_the_digest_is_of_the_set_of_rows() -> None:
     assert rows_digest(whole) not in {rows_digest(other) for other in others}
     swapped = DeltaBatch.of_entries(Op.UPDATE, whole.values, whole.keys, 0)
     assert rows_digest(swapped) != rows_digest(whole)
+
+
+def test_own_keys_that_the_snapshot_lacks_are_deleted_from_a_new_map_too() -> None:
+    judge = replica()
+    judge.capture(batch(1, 2, value=1))  # own changes 1 and 2, both stored
+    judge.capture(batch(3, value=1))
+    one = load(None)
+    one.begin()
+    one.settles(judge.jump(stored=2))
+    one.wrote(batch(2, value=7))
+    assert numbers(one.strangers()) == [1], "somebody deleted it behind the own change"
+    evicting = load(None)
+    evicting.complete = False
+    evicting.settles(keys(1))
+    assert numbers(evicting.strangers()) == []
+
+
+def test_own_messages_that_come_once_more_behind_a_snapshot_are_written() -> None:
+    judge = replica()
+    judge.capture(batch(1, value=1))
+    own = Delta(OWN, 1, batch(1, value=1))
+    assert judge.judge([own]).writes is None
+    judge.jump(stored=0)  # the snapshot is older than that message
+    assert numbers(judge.load(batch(1, value=9)).writes) == [1]
+    assert numbers(judge.judge([own]).writes) == [1]
+    judge.capture(batch(2, value=2))
+    assert judge.judge([Delta(OWN, 2, batch(2, value=2))]).writes is None
+
+
+def test_a_map_that_lived_on_and_meets_a_hole_is_loaded() -> None:
+    judge = replica()
+    judge.rejoin(5)
+    judge.judge([Delta(OTHER, 1, batch(2, 3, value=8))], [6])
+    judge.jump(0)
+    assert numbers(judge.load(batch(1, 2, value=9)).writes) == [1, 2]
+    judge.begin_scan(1 << 40)
+    found = judge.compare(keys(1, 2), np.full((2, 4), 9, np.uint8), complete=True)
+    assert len(found.deleted_keys) == 0, "key 3 was noted, and is not what the snapshot says"

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.core.joining import Way, plan_gap, plan_start, rejoins
+from bridge.core.joining import Acks, Way, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import (
     LEASE_SECONDS,
     RUN_SECONDS_MAX,
@@ -15,6 +15,7 @@ from bridge.core.snapshots import (
     Log,
     Retry,
     Run,
+    Since,
     Step,
     Triggers,
     next_slot,
@@ -196,3 +197,21 @@ def test_a_hole_is_closed_by_a_snapshot_or_waited_for() -> None:
     assert (plan.way, plan.after, plan.sweep_out) == (Way.LOAD, 600, True)
     plan = plan_gap(CUT, None, 480)
     assert (plan.way, plan.after) == (Way.AWAIT, 500)
+
+
+def test_what_a_slow_reader_reads_up_to_a_snapshot_does_not_call_for_another() -> None:
+    since = Since()
+    assert since.look(None, 100, 1_000) == 1_000
+    newest = manifest(500)
+    assert since.look(newest, 300, 3_000) == 0, "it is new"
+    assert since.look(newest, 450, 4_500) == 0, "all of that is in the snapshot"
+    assert since.look(newest, 500, 5_000) == 0
+    assert since.look(newest, 520, 5_200) == 200
+    assert since.look(None, 530, 5_300) == 300, "it cannot be read at the moment"
+
+
+def test_own_places_are_known_until_the_messages_come_back() -> None:
+    acks = Acks()
+    for own, at in ((3, 10), (5, 20), (8, 30)):
+        acks.note(own, at, observed=3)
+    assert [acks.stored_by(place) for place in (9, 19, 20, 29, 30)] == [0, 0, 5, 5, 8]
