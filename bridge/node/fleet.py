@@ -89,7 +89,8 @@ class Fleet:
             if not self._looks or error.exit_code is not Exit.TEMPORARY:
                 raise
             self._services.report.warn_once(f"maps cannot be looked for now: {error}")
-            self._asked = self._asked or asked
+            if self._asked is None:
+                self._asked = asked
             return  # the next look tries again
         self._tell(view)
         if asked is not None:
