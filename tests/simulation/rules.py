@@ -362,7 +362,7 @@ RULES: dict[str, Mutation] = {
     "fencing": Mutation(
         "of two bridges with one name the one that was followed ends",
         ((Publisher, "fenced", lambda self: False),),
-        where=lambda profile: profile.twins,
+        where=lambda profile: profile.twins and not profile.leaders_change,
     ),
     "synced": Mutation(
         "a map is not synced before it has read what the log holds",

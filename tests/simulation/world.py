@@ -347,7 +347,8 @@ class World:
             own = [number for node, number in runs if node == name]
             heads = [n for at, n in enumerate(own) if at == 0 or own[at - 1] != n]
             most = max(heads.count(number) for number in heads)
-            if most > 1 + TAKEOVERS_MAX * self.profile.twins:
+            unknowing = TAKEOVERS_MAX if self.profile.leaders_change else 1
+            if most > 1 + unknowing * self.profile.twins:
                 wrong.append(f"{name}: published after it was replaced: {heads}")
         return wrong
 
