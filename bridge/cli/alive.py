@@ -29,21 +29,32 @@ class NotAliveError(BridgeError):
 
 def ask_livez(config: Config) -> dict[str, object]:
     """The answer of `/livez`. Raises ``NotAliveError``; needs ``config.http.listen``."""
+    status, body = get(config, "/livez")
+    try:
+        answer = orjson.loads(body)
+    except ValueError:
+        answer = body[:80]
+    if status != http.HTTPStatus.OK or not isinstance(answer, dict):
+        raise NotAliveError(
+            f"bridge at {config.http.listen}: does not live (got {answer})", hint=_HINT
+        )
+    return answer
+
+
+def get(config: Config, path: str, bytes_max: int = ANSWER_BYTES_MAX) -> tuple[int, bytes]:
+    """What the daemon answers on a path. Raises ``NotAliveError``; needs ``config.http.listen``."""
     listen = config.http.listen
     assert listen is not None, "the caller looks first"
     connection = _Connection(listen)
     try:
-        connection.request("GET", "/livez")
+        connection.request("GET", path)
         response = connection.getresponse()
-        answer = orjson.loads(response.read(ANSWER_BYTES_MAX))
-    except (OSError, http.client.HTTPException, ValueError) as error:
+        return response.status, response.read(bytes_max)
+    except (OSError, http.client.HTTPException) as error:
         reason = str(error).lower() or type(error).__name__
         raise NotAliveError(f"bridge at {listen}: no answer ({reason})", hint=_HINT) from error
     finally:
         connection.close()
-    if response.status != http.HTTPStatus.OK or not isinstance(answer, dict):
-        raise NotAliveError(f"bridge at {listen}: does not live (got {answer})", hint=_HINT)
-    return answer
 
 
 class _Connection(http.client.HTTPConnection):

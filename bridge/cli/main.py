@@ -51,6 +51,7 @@ ENTRIES = {
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),
     "config": Entry("config", "Print a sample configuration, or the one in force."),
     "doctor": Entry("doctor", "Tell what this machine can do, and how to mend what it cannot."),
+    "bugreport": Entry("bugreport", "Write one archive that tells somebody else what is wrong."),
     "demo": Entry("demo", "Show two nodes keeping one map equal, on this machine."),
     "bench": Entry("bench", "Measure this machine: capture, broker, apply."),
     "completion": Entry("completion", "Print what makes a shell complete mapbridge's arguments."),
