@@ -142,6 +142,10 @@ helm-check: $(READY) ## the Helm chart, by helm and by Kubernetes' schemas
 		$(BIN)/pip install -q kubernetes-validate
 	HELM=$$(scripts/get_helm.sh) $(PYTEST) tests/helm $(ARGS)
 
+.PHONY: systemd-check
+systemd-check: $(READY) ## the unit under a real systemd in a virtual machine (KERNEL=6.1)
+	$(BIN)/python -m tests.vm run --kernel $(KERNEL) --timeout 600 -- tests/systemd/boot.sh
+
 .PHONY: clean
 clean: ## remove what was built, .venv too
 	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
