@@ -98,6 +98,22 @@ install_project() {
         --editable '.[embedded,test,dev]'
 }
 
+# Prometheus' own checker of rules and metrics, for the tests. Its package would start a server: the
+# one program is taken out of it.
+install_promtool() {
+    local folder
+    [ ! -x $VENV/bin/promtool ] || return 0
+    if command -v promtool >/dev/null; then
+        ln -sf "$(command -v promtool)" $VENV/bin/promtool
+        return
+    fi
+    say "taking promtool out of the package prometheus"
+    folder=$(mktemp -d)
+    (cd "$folder" && apt-get -q download prometheus && dpkg -x prometheus_*.deb .)
+    install -m 755 "$folder/usr/bin/promtool" $VENV/bin/promtool
+    rm -r "$folder"
+}
+
 check() {
     $VENV/bin/python - <<'END' || die "the BCC that $VENV sees is not the kernel's BCC"
 import bcc
@@ -110,5 +126,6 @@ need_debian
 install_packages
 make_venv
 install_project
+install_promtool
 check
 touch $VENV/.ready

@@ -185,7 +185,6 @@ def _kernel() -> bytes:
 
     found = {
         "version": read("/proc/version"),
-        "command_line": read("/proc/cmdline"),
         "btf": Path("/sys/kernel/btf/vmlinux").exists(),
         "security_modules": read("/sys/kernel/security/lsm"),
         "settings": {name: read(f"/proc/sys/{name}") for name in SETTINGS},
