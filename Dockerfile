@@ -25,6 +25,7 @@ COPY scripts scripts
 COPY bridge bridge
 COPY bpf bpf
 COPY schemas schemas
+COPY deploy/keepalived deploy/keepalived
 RUN python3 -m venv /build \
     && /build/bin/pip install --no-cache-dir -q build \
     && /build/bin/python -m build --wheel --outdir /wheel .
