@@ -23,6 +23,7 @@ from types import TracebackType
 
 import orjson
 
+from bridge.bus.embedded_store import await_stuck, monitoring_port
 from bridge.bus.server_binary import ServerBinary, find_server
 from bridge.errors import UnavailableError
 
@@ -198,6 +199,7 @@ class EmbeddedServer:
 server_name: {json.dumps(self._server_name)}
 host: {json.dumps(self._host)}
 port: {port}
+http: "127.0.0.1:-1"
 ports_file_dir: {json.dumps(str(self._directory))}
 log_file: {json.dumps(str(self.log_path))}
 logfile_size_limit: {_LOG_FILE_BYTES}
@@ -256,7 +258,11 @@ jetstream {{
         while not self._stopping:
             process = self._process
             assert process is not None
-            code = await _wait_exit(process)
+            stuck = asyncio.create_task(self._end_when_stuck(process), name="embedded-store")
+            try:
+                code = await _wait_exit(process)
+            finally:
+                stuck.cancel()
             ends.append(time.monotonic())
             if len(ends) > _RESTARTS_MAX and ends[-1] - ends[0] < _RESTART_WINDOW_SECONDS:
                 self._report(f"nats-server: ended {len(ends)} times in a row; given up")
@@ -270,6 +276,18 @@ jetstream {{
             except UnavailableError as error:
                 self._report(str(error))
                 await self._end_child()  # counts as one more end
+
+    async def _end_when_stuck(self, process: subprocess.Popen[bytes]) -> None:
+        """What ends it makes the supervisor start it again, and then it stores."""
+        path = self._directory / f"nats-server_{process.pid}.ports"
+        while True:
+            with contextlib.suppress(OSError, LookupError, ValueError):
+                port = monitoring_port(path.read_bytes())
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        words = await await_stuck(port, self._directory)
+        self._report(f"nats-server: does not store any more, and the disk has room ({words})")
+        await self._end_child()
 
     async def _end_child(self) -> None:
         process = self._process

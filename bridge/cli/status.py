@@ -210,7 +210,7 @@ def read_running(directory: Path) -> dict[str, object]:
     if age > STALE_SECONDS:
         raise NotRunningError(
             f"bridge (process {status.get('process')}): has said nothing for {age:.0f} s",
-            hint="see whether it hangs or was stopped, and its log",
+            hint="see whether it hangs or was stopped, its log, and whether the disk is full",
         )
     return status
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from pathlib import Path
 
+import nats
 import pytest
+from nats.errors import Error as NatsError
 
 from bridge.bus import server_binary
 from bridge.bus.connection import BusSettings
@@ -16,7 +19,9 @@ from bridge.bus.nats_bus import open_bus
 from bridge.bus.server_binary import ServerBinary, find_server
 from bridge.bus.streams import LogSettings
 from bridge.errors import Exit, UnavailableError
+from bridge.kernel.features import Capability
 from bridge.model import Position
+from bridge.rig import tools
 from tests.bus_kit import (
     CLUSTER,
     DEADLINE_SECONDS,
@@ -26,6 +31,7 @@ from tests.bus_kit import (
     origin,
     read_deltas,
 )
+from tests.integration.kernel_support import needs
 
 PARENT = """
 import asyncio, sys
@@ -156,3 +162,35 @@ def test_without_a_server_the_way_out_is_told(
     assert "2.9.10" in str(caught.value)
     assert "mapbridge[embedded]" in caught.value.hint
     assert caught.value.exit_code == Exit.UNAVAILABLE
+
+
+@needs(Capability.CAP_SYS_ADMIN)
+async def test_a_child_stores_again_when_its_disk_was_full(tmp_path: Path) -> None:
+    reports: list[str] = []
+    tools.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(tmp_path)])
+    try:
+        async with EmbeddedServer(tmp_path, report=reports.append) as server:
+            client = await nats.connect(server.url)
+            log = client.jetstream(timeout=1.0)
+            await log.add_stream(name="log", subjects=["log"])
+            await log.publish("log", b"before")
+            filler = tmp_path / "filler"
+            _fill(filler)
+            with pytest.raises(NatsError):
+                await log.publish("log", bytes(1 << 19))
+            filler.unlink()
+            await eventually(lambda: server.restarts == 1 and server.pid is not None)
+            assert "the disk has room" in reports[0]
+            await client.close()
+            again = await nats.connect(server.url)
+            stored = await again.jetstream().publish("log", b"after")
+            assert stored.seq == 2
+            await again.close()
+    finally:
+        tools.run(["umount", str(tmp_path)])
+
+
+def _fill(path: Path) -> None:
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 16))
