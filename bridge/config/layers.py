@@ -129,7 +129,7 @@ class Layers:
         except OSError as error:
             reason, hint = f"cannot be read: {_reason(error)}", "name the file with --config FILE"
         except UnicodeDecodeError as error:
-            reason, hint = f"is not UTF-8: {error.reason}", ""
+            reason, hint = f"is not UTF-8: {error.reason}", NOT_TOML_HINT
         except tomllib.TOMLDecodeError as error:
             reason, hint = f"is not TOML: {str(error)[:1].lower()}{str(error)[1:]}", NOT_TOML_HINT
         except ValueError as error:

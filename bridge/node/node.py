@@ -162,7 +162,7 @@ class Node:
 
     def _drop_privileges(self) -> None:
         transport = self._capturing.transport
-        self._privileges.drop(needed(self._config, probes=bool(transport), transport=transport))
+        self._privileges.drop(needed(self._config, self._capturing.mode, transport))
         if self._privileges.beyond:
             self._report.warn(
                 "threads of a library have kept capabilities", threads=self._privileges.beyond

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+from bridge.capture.source import Mode
 from bridge.capture.transport import Transport
 from bridge.config.settings import Config, MapConfig
 from bridge.kernel.capabilities import bits_of, give_up, held, held_by_threads
@@ -32,14 +33,16 @@ def needed_by_maps(maps: Iterable[MapConfig]) -> set[Capability]:
     return {Capability.CAP_BPF, *({Capability.CAP_SYS_ADMIN} if by_id else ())}
 
 
-def needed(config: Config, *, probes: bool, transport: str) -> set[Capability]:
+def needed(config: Config, mode: str, transport: str) -> set[Capability]:
     """By a node in this configuration once it has started.
 
-    probes      programs are attached: more of them will be for maps of another type
-    transport   what carries their records
+    mode        of capture, that is in force
+    transport   what carries the records of its probes; empty: there are none
     """
     found = needed_by_maps(config.maps)
-    if probes:
+    if transport:  # programs are attached, and more of them will be for maps of another type
+        if mode == Mode.KPROBE:
+            found.add(Capability.CAP_SYS_ADMIN)  # the one run without it failed (6.1)
         # The canary's classifiers count as networking; CAP_SYS_ADMIN implies that right.
         found |= {Capability.CAP_PERFMON, Capability.CAP_SYSLOG, Capability.CAP_NET_ADMIN}
         if Capability.CAP_SYS_ADMIN in found:
