@@ -21,6 +21,8 @@
  * sequence checks (a forged RST deletes), IP fragments and IPv6 extension headers (passed by).
  * An update reads, changes a copy and writes it back: when the two sides of one connection are
  * handled by two CPUs at the same instant, one of the changes can be lost.
+ *
+ * Build with -DEMIT (and -I for mapbridge.h) to have it tell of its changes itself.
  */
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -93,6 +95,24 @@ struct {
 	__type(key, struct ct_key);
 	__type(value, struct ct_value);
 } ct SEC(".maps");
+
+#ifdef EMIT
+#include "mapbridge.h"
+
+#ifndef RING_BYTES
+#define RING_BYTES (1 << 24)
+#endif
+MAPBRIDGE_RING(ct_ring, RING_BYTES);
+MAPBRIDGE_LOSSES(ct_lost);
+#define ct_began() MAPBRIDGE_BEGIN()
+#define emit_update(began, key, value) mapbridge_emit_update(&ct_ring, &ct_lost, began, key, value)
+#define emit_delete(began, key) \
+	mapbridge_emit_delete(&ct_ring, &ct_lost, began, key, struct ct_value)
+#else
+#define ct_began() 0
+#define emit_update(began, key, value) ((void)(began))
+#define emit_delete(began, key) ((void)(began))
+#endif
 
 /* Connections that found the map full: not tracked, so at least counted. */
 __u64 ct_untracked;
@@ -195,10 +215,22 @@ static __always_inline void set_end(__u32 pair[2], __u8 end, __u32 number)
 
 static __always_inline void write_entry(const struct ct_key *key, struct ct_value *value)
 {
+	__u64 began = ct_began();
+
 	value->changed_ns = bpf_ktime_get_ns();
 	value->changes++;
 	if (bpf_map_update_elem(&ct, key, value, BPF_ANY) < 0)
 		__sync_fetch_and_add(&ct_untracked, 1);
+	else
+		emit_update(began, key, value);
+}
+
+static __always_inline void delete_entry(const struct ct_key *key)
+{
+	__u64 began = ct_began();
+
+	if (!bpf_map_delete_elem(&ct, key))
+		emit_delete(began, key);
 }
 
 /* A SYN begins a connection, unless it is sent again or the old one on these ports still lives. */
@@ -250,7 +282,7 @@ static __always_inline bool track(const struct ct_key *key, const struct segment
 
 	if (seg->rst) {
 		if (old)
-			bpf_map_delete_elem(&ct, key);
+			delete_entry(key);
 		return old;
 	}
 	if (seg->syn && !seg->has_ack) {
@@ -275,7 +307,7 @@ static __always_inline bool track(const struct ct_key *key, const struct segment
 	if (value.state >= CT_ESTABLISHED && advance_close(&value, seg))
 		changed = true;
 	if ((value.flags & CT_BOTH_FIN_ACKED) == CT_BOTH_FIN_ACKED)
-		bpf_map_delete_elem(&ct, key);
+		delete_entry(key);
 	else if (changed)
 		write_entry(key, &value);
 	return true;

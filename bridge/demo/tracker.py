@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bridge.kernel.objects import compile_object, load_object, remove_pins
-from bridge.resources import bpf_source
+from bridge.resources import bpf_directory, bpf_source
 from bridge.rig import tools
 from bridge.rig.claim import Claim
 
@@ -22,6 +22,7 @@ SOURCE = "examples/conntrack.bpf.c"
 MAP_NAME = "ct"
 _PROGRAMS = ("ct_ingress", "ct_egress")
 _ENTRIES_MIN = 16_384
+RING_BYTES = 1 << 24
 
 
 def entries_for(sessions: int) -> int:
@@ -40,6 +41,11 @@ class TrackerPins:
         return self.directory / "maps" / MAP_NAME
 
     @property
+    def emit(self) -> tuple[Path, Path]:
+        """The ring and the counter of losses of programs that emit."""
+        return self.directory / "maps" / "ct_ring", self.directory / "maps" / "ct_lost"
+
+    @property
     def ingress(self) -> Path:
         return self.directory / "ct_ingress"
 
@@ -52,6 +58,7 @@ class Tracker:
     """One ``ct`` map per node under ``claim.pin_directory``: ``<node>/maps/ct``.
 
     ``strict``: the programs drop what belongs to no connection in the map.
+    ``emit``: the programs tell of their changes themselves, through a ring of ``ring_bytes``.
     """
 
     def __init__(
@@ -61,11 +68,14 @@ class Tracker:
         nodes: Sequence[str] = ("a",),
         *,
         strict: bool = False,
+        emit: bool = False,
+        ring_bytes: int = RING_BYTES,
     ) -> None:
         if not nodes or len(set(nodes)) != len(nodes):
             raise ValueError(f"nodes: need one or more different names (got {list(nodes)})")
         self.entries_max = entries_for(sessions)
-        self._strict = strict
+        self._defines = [f"CT_ENTRIES_MAX={self.entries_max}", f"CT_STRICT={int(strict)}"]
+        self._defines += ["EMIT", f"RING_BYTES={ring_bytes}"] if emit else []
         self._root = claim.pin_directory
         self.pins = {node: TrackerPins(self._root / node) for node in nodes}
 
@@ -78,8 +88,9 @@ class Tracker:
         """Raises PrivilegeError, UnavailableError (a tool is missing) or ObjectError."""
         tools.require_privileges()
         tools.require_tools("clang", "bpftool")
-        defines = [f"CT_ENTRIES_MAX={self.entries_max}", f"CT_STRICT={int(self._strict)}"]
-        compiled = compile_object(bpf_source(SOURCE), defines=defines)
+        compiled = compile_object(
+            bpf_source(SOURCE), include=[bpf_directory()], defines=self._defines
+        )
         try:
             self._root.mkdir(exist_ok=True)
             for pins in self.pins.values():
