@@ -45,7 +45,7 @@ test: $(READY) ## everything; names what was skipped and why
 
 # Side by side: the guests work while tests on this machine wait, and the other way round.
 .PHONY: test-host
-test-host: lint proto-check
+test-host: lint proto-check benchmark-tools
 	$(UNIT_TESTS)
 	$(INTEGRATION_TESTS)
 	@$(MAKE) --no-print-directory package-test
@@ -118,6 +118,18 @@ site: $(READY) ## the documentation as a site, in build/site
 .PHONY: share
 share: $(READY) ## manual pages and shell completions in build/share
 	@scripts/make_share.sh $(BIN)/mapbridge build/share
+
+.PHONY: benchmark-tools
+benchmark-tools: ## what `mapbridge bench transports` compares with (Go, gRPC, conntrackd), by apt
+	@benchmarks/setup.sh
+
+.PHONY: bench
+bench: $(READY) benchmark-tools ## every benchmark on this machine and in a guest, 15 minutes; build/bench/
+	@scripts/bench.sh $(ARGS)
+
+.PHONY: performance-page
+performance-page: $(READY) ## write the tables of docs/explanation/performance.md out of build/bench
+	$(BIN)/python -m bridge.bench.page build/bench docs/explanation/performance.md
 
 .PHONY: wheel
 wheel: share ## build dist/*.tar.gz and dist/*.whl

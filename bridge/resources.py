@@ -24,6 +24,11 @@ def schema_directory() -> Path:
     return _directory("schemas")
 
 
+def benchmark_directory() -> Path:
+    """The folder of the programs that ``mapbridge bench transports`` compares with."""
+    return _directory("benchmarks")
+
+
 def bpf_source(name: str) -> Path:
     """The path of a file below ``bpf/``, for example ``capture.bpf.c``."""
     return _file(bpf_directory(), name)

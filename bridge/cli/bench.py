@@ -6,7 +6,10 @@ import importlib
 
 import click
 
-_MEASUREMENTS = ("sync-rate", "late-join", "drops", "overhead", "codecs")
+_MEASUREMENTS = (
+    *("sync-rate", "late-join", "drops", "overhead", "codecs", "transports", "memory", "scan"),
+    "plot",
+)
 
 
 class _Measurements(click.Group):

@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "node": STAGES - {"node"},
     "rig": STAGES,
     "demo": STAGES | {"rig"},
-    "bench": STAGES | {"rig"},
+    "bench": STAGES | {"rig", "demo"},
     "cli": STAGES | {"rig", "demo", "bench"},
 }
 ANYWHERE = {"errors", "resources"}
@@ -48,6 +48,7 @@ HOLDERS = {
     "pydantic": {"config"},
     "pyarrow": {"feed"},
     "opentelemetry": {"feed"},
+    "matplotlib": {"bench"},
 }
 # The rest of the package works on what this module has read, wherever it comes from.
 LAYOUT_READER = "reader.py"

@@ -15,3 +15,15 @@ def test_the_demo_captures_by_fentry() -> None:
     entries = ("sessions", "source_entries", "replica_entries", "late_entries")
     assert [answer[key] for key in entries] == [211] * 4
     assert [answer[key] for key in ("missing", "wrong", "extra", "left")] == [0] * 4
+
+
+def test_connections_are_opened_beside_probes() -> None:
+    words = ("--part", "connections", "--mode", "fentry", "--rounds", "1", "--seconds", "0.5")
+    answer = last_line("bench", "overhead", *words, "--json", seconds_max=500)
+    assert answer["unavailable"] == {}
+    rows = answer["connections"]
+    assert isinstance(rows, list)
+    (row,) = rows
+    assert row["mode"] == "fentry"
+    assert min(row["bare"], row["unwatched"], row["watched"]) > 0
+    assert row["dropped"] == 0

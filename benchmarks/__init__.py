@@ -1,0 +1,1 @@
+"""What people use to carry changes of a map elsewhere, for ``mapbridge bench transports``."""

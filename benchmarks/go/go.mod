@@ -1,0 +1,3 @@
+module mapbridge/benchmarks
+
+go 1.19
