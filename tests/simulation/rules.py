@@ -298,6 +298,7 @@ RULES: dict[str, Mutation] = {
     "5 drained first": Mutation(
         "a scan is compared when what it has seen has come out of the ring",
         ((Node, "drained_beyond", lambda self, ended: True),),
+        where=lambda profile: profile.ring_rows_max == 2,
     ),
     "7 stored before the position": Mutation(
         "own changes that the snapshot holds are pending no more",
