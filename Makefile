@@ -15,6 +15,7 @@ NEW_KERNEL ?= 7.2
 SESSIONS ?= 1009
 SEEDS ?= 500
 ROUNDS ?= 9
+SECONDS ?= 10
 MINUTES ?= 30
 CAPTURE ?= kprobe
 ORDER ?= --order-repetitions 50 --order-rounds 100000
@@ -69,6 +70,11 @@ chaos: $(READY) ## three nodes, three servers, load and a fault a round (ROUNDS=
 .PHONY: soak
 soak: $(READY) ## random load and faults for long; nothing may grow (MINUTES=30); writes build/soak/
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(READY) ## bytes of others against their readers, SECONDS=10 for each (installs atheris)
+	$(BIN)/pip install -q atheris
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(ARGS)
 
 .PHONY: test-integration
 test-integration: $(READY) ## real maps and real brokers on this machine, as root

@@ -42,13 +42,27 @@ class Standing:
     written: float  # seconds since 1970, by the node's clock
 
 
+def _bucket(cluster: str) -> str:
+    return f"MAPBRIDGE-SYNC_{check_token('cluster', cluster)}"
+
+
+def board_stream(cluster: str) -> str:
+    """The stream behind a cluster's bucket."""
+    return f"KV_{_bucket(cluster)}"
+
+
+def board_subject(cluster: str, map_token: str, node: str) -> str:
+    """Where one node says how one map stands; ``map_token`` is escaped, or a pattern."""
+    return f"$KV.{_bucket(cluster)}.{map_token}.{check_token('node', node)}"
+
+
 class SyncBoard:
     """The bucket of one cluster. Methods make one attempt and raise ``BoardError``."""
 
     def __init__(self, bus: NatsBus, cluster: str, settings: LogSettings | None = None) -> None:
         self._bus = bus
-        bucket = f"MAPBRIDGE-SYNC_{check_token('cluster', cluster)}"
-        self._stream, self._prefix = f"KV_{bucket}", f"$KV.{bucket}"
+        self._cluster = cluster
+        self._stream, self._prefix = board_stream(cluster), f"$KV.{_bucket(cluster)}"
         self._settings = settings or LogSettings()
         self._made = False
 
@@ -56,7 +70,7 @@ class SyncBoard:
         """Replace what this node said of the map."""
         if not self._made:
             await self._make()
-        subject = f"{self._prefix}.{escape(standing.map)}.{check_token('node', standing.node)}"
+        subject = board_subject(self._cluster, escape(standing.map), standing.node)
         link = self._bus.link_now
         if link is None:
             raise BoardError("synced state: the broker is away")
@@ -77,10 +91,10 @@ class SyncBoard:
         for subject in sorted(reply.section("state", "subjects")):
             last = await self._call("STREAM.MSG.GET", last_by_subj=subject)
             if last.error_code != _NO_MESSAGE:
-                found.append(self._read(subject, last.text("message", "data")))
+                found.append(self.read(subject, last.text("message", "data")))
         return [standing for standing in found if standing is not None]
 
-    def _read(self, subject: str, text: str) -> Standing | None:
+    def read(self, subject: str, text: str) -> Standing | None:
         """What one key says; ``None`` for what is not ours or contradicts its own name."""
         try:
             content = orjson.loads(base64.b64decode(text, validate=True))
@@ -101,7 +115,11 @@ class SyncBoard:
         return standing if same else None
 
     async def _make(self) -> None:
-        """The bucket as the tools for buckets make it."""
+        """The bucket as the tools for buckets make it, but for one thing."""
+        reply = await self._call("STREAM.INFO")
+        if not reply.error_code:
+            self._made = True
+            return
         reply = await self._call(
             "STREAM.CREATE",
             name=self._stream,
@@ -114,7 +132,8 @@ class SyncBoard:
             max_msgs_per_subject=1,
             max_age=VALID_SECONDS * _NS,
             allow_direct=True,
-            allow_rollup_hdrs=True,
+            # One node could wipe what all say with a single header.
+            allow_rollup_hdrs=False,
             deny_delete=True,
         )
         if reply.error_code:

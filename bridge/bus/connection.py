@@ -10,33 +10,31 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import os
 import random
-import re
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
 
+from bridge.access import Access
+from bridge.bus.credentials import connect_options, wants_tls
 from bridge.bus.link import Client, Link, RequestError
 from bridge.bus.protocol import (
-    BrokerRefusedError,
+    AwayError,
     BrokerTooOldError,
     BusClosedError,
     BusState,
     LogUnavailableError,
 )
-from bridge.errors import BridgeError, Exit, InvariantError, UnavailableError
+from bridge.bus.refusals import redacted, translated
+from bridge.errors import BridgeError, InvariantError
 
 SERVER_VERSION_MIN = (2, 10)
 _PAUSE_SECONDS_MIN = 0.05
 _PAUSE_SECONDS_MAX = 2.0
 _REPORT_EVERY = 20  # failed rounds between two reports of the same trouble
 _PULSE_SECONDS = 5.0
-_REFUSALS = ("authorization", "authentication", "permissions", "certificate")
 
 
 def _ignore(text: str) -> None:
@@ -49,13 +47,7 @@ class BusSettings:
 
     node: str
     urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
-    user: str | None = None
-    password: str | None = None
-    token: str | None = None
-    credentials: Path | None = None
-    nkey_seed: Path | None = None
-    tls: ssl.SSLContext | None = None
-    tls_hostname: str | None = None
+    access: Access = field(default_factory=Access)
     inbox_prefix: str = "_INBOX"
     domain: str | None = None  # JetStream domain, for leaf nodes
     connect_timeout_seconds: float = 3.0
@@ -83,7 +75,7 @@ class Connection:
         self._connections = 0
         self._trouble = ""
         self._discovered: list[str] = []
-        self._last_state = BusState(False, 0, "", 0, _redacted(settings.urls[0]))
+        self._last_state = BusState(False, 0, "", 0, redacted(settings.urls[0]))
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -153,13 +145,14 @@ class Connection:
             try:
                 link = await self._dial(urls[failures % len(urls)])
             except BridgeError as error:
-                if self._connections == 0 and not isinstance(error, _AwayError):
+                if self._connections == 0 and not isinstance(error, AwayError):
                     self._failure = error
                     self._changed.set()
                     return
                 self._trouble = str(error)
                 if failures % _REPORT_EVERY == 0:
-                    self._report(f"{error}; trying again")
+                    hint = f" ({error.hint})" if error.hint else ""
+                    self._report(f"{error}; trying again{hint}")
                 pause = min(_PAUSE_SECONDS_MAX, _PAUSE_SECONDS_MIN * 2 ** min(failures, 10))
                 failures += 1
                 await asyncio.sleep(pause * random.uniform(0.5, 1.0))
@@ -195,7 +188,7 @@ class Connection:
     async def _dial(self, url: str) -> Link:
         client = Client()
         reasons: list[str] = []
-        link = Link(client, _redacted(url), self.settings.request_timeout_seconds)
+        link = Link(client, redacted(url), self.settings.request_timeout_seconds)
 
         async def note(error: Exception) -> None:
             reasons.append(str(error) or type(error).__name__)
@@ -214,7 +207,7 @@ class Connection:
             raise
         except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
             await link.shut()
-            raise _translate(url, error, reasons) from error
+            raise translated(url, error, reasons) from error
         except BaseException:
             await link.shut()
             raise
@@ -234,44 +227,27 @@ class Connection:
         closed: Callable[[], object],
     ) -> None:
         settings = self.settings
-        for path in (settings.credentials, settings.nkey_seed):
-            if path is not None and not os.access(path, os.R_OK):
-                raise BrokerSettingsError(f"broker: cannot read {path}")
         _check_address(url)
-        configured = urlsplit(settings.urls[0])
-        hostname = settings.tls_hostname
-        if hostname is None and settings.tls is not None and _is_address(urlsplit(url).hostname):
-            hostname = configured.hostname  # a discovered server gives its address only
-        options: dict[str, object] = {
-            "user": settings.user or (unquote(configured.username or "") or None),
-            "password": settings.password or (unquote(configured.password or "") or None),
-            "token": settings.token,
-            "user_credentials": str(settings.credentials) if settings.credentials else None,
-            "nkeys_seed": str(settings.nkey_seed) if settings.nkey_seed else None,
-            "tls": settings.tls,
-            "tls_hostname": hostname if settings.tls is not None else None,
-        }
-        try:
-            await client.connect(
-                servers=[url],
-                name=f"mapbridge/{settings.node}",
-                inbox_prefix=settings.inbox_prefix,
-                allow_reconnect=False,
-                max_reconnect_attempts=1,
-                reconnect_time_wait=0,
-                connect_timeout=settings.connect_timeout_seconds,  # type: ignore[arg-type]
-                ping_interval=settings.ping_interval_seconds,
-                max_outstanding_pings=settings.pings_outstanding_max,
-                pending_size=-1,
-                error_cb=note,  # type: ignore[arg-type]
-                closed_cb=closed,  # type: ignore[arg-type]
-                **{name: value for name, value in options.items() if value is not None},  # type: ignore[arg-type]
-            )
-        except ImportError as error:
-            raise UnavailableError(
-                "broker: nkeys and creds files need a package that is not installed",
-                hint="pip install 'nats-py[nkeys]'",
-            ) from error
+        options = {**connect_options(settings.access, url)}
+        client.needs_tls = wants_tls(settings.access, url)
+        if url not in settings.urls and _is_address(urlsplit(url).hostname):
+            # A discovered server gives its address only; its certificate has a name.
+            options["tls_hostname"] = urlsplit(settings.urls[0]).hostname
+        await client.connect(
+            servers=[url],
+            name=f"mapbridge/{settings.node}",
+            inbox_prefix=settings.inbox_prefix,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            reconnect_time_wait=0,
+            connect_timeout=settings.connect_timeout_seconds,  # type: ignore[arg-type]
+            ping_interval=settings.ping_interval_seconds,
+            max_outstanding_pings=settings.pings_outstanding_max,
+            pending_size=-1,
+            error_cb=note,  # type: ignore[arg-type]
+            closed_cb=closed,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
+        )
 
     async def _check_server(self, link: Link) -> None:
         version = link.version
@@ -289,24 +265,14 @@ class Connection:
                     f"broker {link.url}: has no JetStream",
                     hint="start nats-server with -js, or name the domain of the one that has it",
                 ) from error
-            raise _AwayError(f"broker {link.url}: JetStream does not answer ({error})") from error
+            raise AwayError(f"broker {link.url}: JetStream does not answer ({error})") from error
         if reply.error_code == 10039:
             raise LogUnavailableError(
                 f"broker {link.url}: JetStream is not enabled for this account",
                 hint="enable JetStream for the account in the server's configuration",
             )
         if reply.error_code:
-            raise _AwayError(f"broker {link.url}: JetStream is not ready ({reply.error})")
-
-
-class BrokerSettingsError(BridgeError):
-    """The way to the broker cannot be right: an address or a file that makes no sense."""
-
-    exit_code = Exit.CONFIG
-
-
-class _AwayError(UnavailableError):
-    """The broker cannot be used now; it may be in a while."""
+            raise AwayError(f"broker {link.url}: JetStream is not ready ({reply.error})")
 
 
 async def end_task(task: asyncio.Task[None]) -> None:
@@ -332,28 +298,3 @@ def _is_address(host: str | None) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _redacted(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.rpartition("@")[2]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def _translate(url: str, error: Exception, reasons: list[str]) -> BridgeError:
-    url = _redacted(url)
-    text = reasons[-1] if isinstance(error, nats_errors.NoServersError) and reasons else str(error)
-    text = text.removeprefix("nats: ").strip("'") or type(error).__name__
-    if isinstance(error, ValueError) and not isinstance(error, ssl.SSLError):
-        return BrokerSettingsError(f"broker {url}: is no address ({text})")
-    if isinstance(error, ssl.SSLError) or any(word in text.lower() for word in _REFUSALS):
-        return BrokerRefusedError(
-            f"broker {url}: turned the bridge away ({text})",
-            hint="check the broker's user, token, credentials file and certificates",
-        )
-    number = re.search(r"\[Errno (\d+)\]", text)
-    if number is not None:  # asyncio repeats the address, in its own way
-        text = os.strerror(int(number[1])).lower()
-    return _AwayError(f"broker {url}: cannot connect ({text})")

@@ -67,7 +67,8 @@ class ControlServer:
                 answer = await self._handler(message.subject, question)
             except BridgeError as error:
                 answer = {"error": str(error)}
-            except (ValueError, LookupError, TypeError) as error:
+            except (ValueError, LookupError, TypeError, ArithmeticError, MemoryError) as error:
+                # One that anybody may ask must not end the node.
                 answer = {"error": f"question: cannot be understood ({error})"}
             if not message.reply:
                 continue

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import orjson
 from nats import errors as nats_errors
 from nats.aio import client as nats_client
 
+from bridge.bus.protocol import BrokerRefusedError
 from bridge.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -34,7 +35,21 @@ class RequestError(BridgeError):
 
 
 class Client(nats_client.Client):
-    """nats-py's client, proof against headers that nobody can parse."""
+    """nats-py's client, proof against headers that nobody can parse and against lost TLS."""
+
+    needs_tls = False
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        # Whoever stands between could take the word TLS out of the greeting, and nats-py would
+        # send passwords in the clear.
+        if initial_connection and self.needs_tls and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise BrokerRefusedError(
+                    "broker: offers no TLS, and TLS is asked for",
+                    hint="turn TLS on in the broker, or take tls:// and broker.tls_* out here",
+                )
+            info["tls_required"] = True  # nats-py begins TLS on this word only
+        await super()._process_info(info, initial_connection)
 
     async def _process_headers(self, headers: bytes) -> dict[str, str] | None:
         # An exception here would end the read loop without ending the connection.

@@ -17,6 +17,7 @@ from bridge.bus.link import Link
 SERVICE = "mapbridge"
 _ROOT = "$SRV"
 _TYPES = {"PING": "ping_response", "INFO": "info_response", "STATS": "stats_response"}
+VERBS = tuple(f"{_ROOT}.{verb}" for verb in _TYPES)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import secrets
 from collections.abc import Callable, Sequence
 
 from nats import errors as nats_errors
@@ -66,6 +67,8 @@ class NatsBus:
         self._report = report
         self._subscriptions: list[NatsSubscription] = []
         self._closed = False
+        # Whoever may make consumers may change one whose name is known, and cut what it reads.
+        self._unguessable = secrets.token_hex(8)
 
     @property
     def state(self) -> BusState:
@@ -150,7 +153,7 @@ class NatsBus:
 
     def _free_name(self) -> str:
         taken = {subscription.name for subscription in self._subscriptions}
-        base = name = f"mapbridge-{self._connection.settings.node}"
+        base = name = f"mapbridge-{self._connection.settings.node}-{self._unguessable}"
         number = 1
         while name in taken:
             number += 1

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import contextlib
-import itertools
+import secrets
 from collections.abc import AsyncGenerator
 
 from nats import errors as nats_errors
@@ -35,7 +35,6 @@ class NatsSnapshotStore:
         self._stream = snapshot_stream_name(cluster)
         self._settings = settings
         self._node = node
-        self._numbers = itertools.count()
 
     @property
     def max_payload(self) -> int:
@@ -68,7 +67,7 @@ class NatsSnapshotStore:
             self._link(),
             api=self._bus.api_prefix,
             stream=self._stream,
-            name=f"mapbridge-{self._node}-snapshot-{next(self._numbers)}",
+            name=f"mapbridge-{self._node}-{secrets.token_hex(8)}-snapshot",
             filters=[pattern],
             take=buffer.put,
             room=lambda: _BUFFER_BYTES_MAX - buffer.bytes,

@@ -35,6 +35,16 @@ class BrokerRefusedError(BridgeError):
     exit_code = Exit.CONFIG
 
 
+class BrokerSettingsError(BridgeError):
+    """The way to the broker cannot be right: an address or a file that makes no sense."""
+
+    exit_code = Exit.CONFIG
+
+
+class AwayError(UnavailableError):
+    """The broker cannot be used now; it may be in a while."""
+
+
 class FencedError(BridgeError):
     """Somebody else publishes under this node's name; this instance must not go on."""
 

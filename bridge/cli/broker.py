@@ -7,15 +7,17 @@ import contextlib
 import os
 import socket
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import click
 
-from bridge.bus.connection import BusSettings, Connection
+from bridge.bus.connection import Connection
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import BusState
 from bridge.bus.server_binary import find_server
 from bridge.config import Config, ListenAddress
 from bridge.errors import BridgeError, UnavailableError
+from bridge.node.access import bus_settings
 
 LOOK_SECONDS_MAX = 3.0
 _HINT = "start the server, or correct broker.url"
@@ -35,11 +37,7 @@ def look_at_broker(config: Config, *, seconds_max: float = LOOK_SECONDS_MAX) -> 
 
 async def _connect(config: Config, seconds_max: float) -> BusState:
     said: list[str] = []
-    settings = BusSettings(
-        node=f"{config.node.name}-check",
-        urls=config.broker.urls,
-        connect_timeout_seconds=min(2.0, seconds_max),
-    )
+    settings = replace(bus_settings(config, "check"), connect_timeout_seconds=min(2.0, seconds_max))
     connection = Connection(settings, said.append)
     try:
         async with asyncio.timeout(seconds_max):
@@ -72,9 +70,7 @@ async def reader_bus(
 
     Raises ``UnavailableError`` when it does not answer in time.
     """
-    settings = BusSettings(
-        node=f"{config.node.name}-{purpose}-{os.getpid()}", urls=broker_urls(config)
-    )
+    settings = bus_settings(config, f"{purpose}-{os.getpid()}", broker_urls(config))
     said: list[str] = []
 
     def report(text: str) -> None:

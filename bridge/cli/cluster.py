@@ -9,11 +9,11 @@ from dataclasses import asdict
 import click
 
 from bridge.bus.board import Standing, SyncBoard
-from bridge.bus.connection import BusSettings
 from bridge.bus.nats_bus import open_bus
 from bridge.cli import output
 from bridge.config.settings import Config
 from bridge.errors import BridgeError, Exit, UnavailableError
+from bridge.node.access import bus_settings
 
 POLL_SECONDS = 0.25
 CONNECT_SECONDS_MAX = 10.0
@@ -47,7 +47,7 @@ async def _ask(
     urls = config.broker.urls or (f"nats://{config.broker.listen}",)
     try:
         async with asyncio.timeout(CONNECT_SECONDS_MAX):
-            bus = await open_bus(BusSettings(f"{config.node.name}-status", urls))
+            bus = await open_bus(bus_settings(config, "status", urls))
     except TimeoutError as error:
         raise UnavailableError(
             f"broker: not reached within {CONNECT_SECONDS_MAX:g} s",

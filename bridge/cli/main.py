@@ -50,6 +50,7 @@ ENTRIES = {
     "maps": Entry("maps", "List the maps of this kernel and whether they can be bridged."),
     "check": Entry("check", "Check a configuration file, the maps and the broker it names."),
     "config": Entry("config", "Print a sample configuration, or the one in force."),
+    "nats-permissions": Entry("permissions", "Print what the broker must allow one node."),
     "doctor": Entry("doctor", "Tell what this machine can do, and how to mend what it cannot."),
     "bugreport": Entry("bugreport", "Write one archive that tells somebody else what is wrong."),
     "demo": Entry("demo", "Show two nodes keeping one map equal, on this machine."),

@@ -90,12 +90,12 @@ def _nodes(config: Config) -> list[str]:
 
 async def _standing(config: Config) -> list[str]:
     from bridge.bus.board import SyncBoard
-    from bridge.bus.connection import BusSettings
     from bridge.bus.nats_bus import open_bus
     from bridge.cli.broker import broker_urls
+    from bridge.node.access import bus_settings
 
     async with asyncio.timeout(ASK_SECONDS_MAX):
-        bus = await open_bus(BusSettings(f"{config.node.name}-tab", broker_urls(config)))
+        bus = await open_bus(bus_settings(config, "tab", broker_urls(config)))
         try:
             return [one.node for one in await SyncBoard(bus, config.node.cluster).all()]
         finally:

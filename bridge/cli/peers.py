@@ -7,19 +7,20 @@ import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bridge.bus.connection import BusSettings
 from bridge.bus.control import Answer, ask, ask_all
 from bridge.bus.link import RequestError
 from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.refusals import redacted
 from bridge.cli.broker import broker_urls
 from bridge.config.settings import Config
 from bridge.core.digests import Digest
 from bridge.errors import BridgeError, UnavailableError
-from bridge.model import U8
+from bridge.model import U8, VALUE_SIZE_MAX
+from bridge.node.access import bus_settings
 from bridge.node.control import pack, unpack
 from bridge.wire.subjects import control_subject
 
@@ -72,7 +73,7 @@ class Peers:
         for answer in answers:
             maps = answer.get("maps")
             if isinstance(maps, dict) and name in maps:
-                found[str(answer["node"])] = str(maps[name])
+                found[str(answer.get("node", "?"))] = str(maps[name])
         return dict(sorted(found.items()))
 
     async def head(self) -> int:
@@ -91,21 +92,7 @@ class Peers:
         answers = await self._each(nodes, "digest", question)
         found = []
         for node, answer in zip(nodes, answers, strict=True):
-            digest = Digest(seed, buckets)
-            digest.sums = unpack(answer["sums"], 8).view(np.uint64)[:, 0]
-            digest.counts = unpack(answer["counts"], 8).view(np.uint64)[:, 0]
-            if len(digest.sums) != buckets or len(digest.counts) != buckets:
-                raise BridgeError(f"node {node}: answered with another number of buckets")
-            found.append(
-                Reading(
-                    node,
-                    answer["reached"] is True,
-                    int(str(answer["sequence"])),
-                    int(str(answer["entries"])),
-                    digest,
-                    answer.get("evicts") is True,
-                )
-            )
+            found.append(read_digest(node, answer, Digest(seed, buckets)))
         _check_forms(name, dict(zip(nodes, answers, strict=True)))
         return found
 
@@ -128,7 +115,8 @@ class Peers:
                 "position": position,
                 "wanted": group,
             }
-            pages = [_page(answer) for answer in await self._each(nodes, "entries", question)]
+            answers = await self._each(nodes, "entries", question)
+            pages = [read_page(n, answer) for n, answer in zip(nodes, answers, strict=True)]
             if not any(page.truncated for page in pages):
                 rounds.append(pages)
             elif len(group) > 1:
@@ -187,9 +175,8 @@ def _check_forms(name: str, answers: dict[str, Answer]) -> None:
 @asynccontextmanager
 async def peers_of(config: Config) -> AsyncIterator[Peers]:
     """Connected to the broker that a configuration names; raises ``UnavailableError``."""
-    settings = BusSettings(
-        node=f"{config.node.name}-ask-{os.getpid()}",
-        urls=broker_urls(config),
+    settings = replace(
+        bus_settings(config, f"ask-{os.getpid()}", broker_urls(config)),
         request_timeout_seconds=ANSWER_SECONDS,
     )
     try:
@@ -197,7 +184,7 @@ async def peers_of(config: Config) -> AsyncIterator[Peers]:
             bus = await open_bus(settings)
     except TimeoutError as error:
         raise UnavailableError(
-            f"broker {', '.join(settings.urls)}: cannot be reached",
+            f"broker {', '.join(map(redacted, settings.urls))}: cannot be reached",
             hint="start the server or the bridge, or correct broker.url",
         ) from error
     try:
@@ -206,10 +193,46 @@ async def peers_of(config: Config) -> AsyncIterator[Peers]:
         await bus.close()
 
 
-def _page(answer: Answer) -> Page:
-    keys = unpack(answer["keys"], int(str(answer["key_size"])))
-    return Page(
-        keys, unpack(answer["values"], int(str(answer["value_size"]))), bool(answer["truncated"])
+def read_digest(node: str, answer: Answer, digest: Digest) -> Reading:
+    """What a node answers of its map, in ``digest``. Raises ``BridgeError``."""
+    try:
+        sums, counts = (
+            unpack(answer[name], 8).view(np.uint64)[:, 0] for name in ("sums", "counts")
+        )
+        sequence, entries = int(str(answer["sequence"])), int(str(answer["entries"]))
+    except (ValueError, LookupError) as error:
+        raise _nonsense(node, error) from error
+    if not len(sums) == len(counts) == digest.buckets:
+        raise BridgeError(f"node {node}: answered with another number of buckets")
+    digest.sums, digest.counts = sums, counts
+    reached, evicts = answer.get("reached") is True, answer.get("evicts") is True
+    return Reading(node, reached, sequence, entries, digest, evicts)
+
+
+def read_page(node: str, answer: Answer) -> Page:
+    """The entries in a node's answer. Raises ``BridgeError``."""
+    try:
+        keys = unpack(answer["keys"], _width(answer["key_size"]))
+        values = unpack(answer["values"], _width(answer["value_size"]))
+        truncated = bool(answer["truncated"])
+    except (ValueError, LookupError) as error:
+        raise _nonsense(node, error) from error
+    if len(keys) != len(values):
+        raise BridgeError(f"node {node}: answered with keys that are not as many as values")
+    return Page(keys, values, truncated)
+
+
+def _width(found: object) -> int:
+    width = int(str(found))
+    if not 0 < width <= VALUE_SIZE_MAX:
+        raise ValueError(f"a size of {width} bytes")
+    return width
+
+
+def _nonsense(node: str, error: Exception) -> BridgeError:
+    return BridgeError(
+        f"node {node}: its answer makes no sense ({error!r})",
+        hint="see whether it runs the same version of mapbridge",
     )
 
 

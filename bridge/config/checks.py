@@ -13,9 +13,12 @@ from bridge.model import has_wildcard
 SELECTORS = ("pin", "map", "id")
 
 
-def cross_check(data: Mapping[str, object]) -> Iterator[Problem]:
+def cross_check(
+    data: Mapping[str, object], environ: Mapping[str, str] | None = None
+) -> Iterator[Problem]:
     """The problems between keys of the whole document."""
-    yield from _broker(data.get("broker"))
+    elsewhere = any((environ or {}).get(name) for name in ("NATS_URL", "NATS_CONTEXT"))
+    yield from _broker(data.get("broker"), elsewhere)
     maps = data.get("maps")
     if isinstance(maps, list):
         tables = [(f"maps[{index}]", table) for index, table in enumerate(maps)]
@@ -24,7 +27,7 @@ def cross_check(data: Mapping[str, object]) -> Iterator[Problem]:
         yield from _duplicates(tables)
 
 
-def _broker(broker: object) -> Iterator[Problem]:
+def _broker(broker: object, elsewhere: bool) -> Iterator[Problem]:
     if not isinstance(broker, dict):
         return
     if "url" in broker and "listen" in broker:
@@ -34,13 +37,47 @@ def _broker(broker: object) -> Iterator[Problem]:
             shown(broker["listen"]),
             "remove one of the two",
         )
+    yield from _identity(broker)
     replicas = broker.get("replicas")
-    if "url" not in broker and isinstance(replicas, int) and replicas > 1:
+    named = elsewhere or "url" in broker or "context" in broker
+    if not named and isinstance(replicas, int) and replicas > 1:
         yield Problem(
             "broker.replicas",
             "the embedded server keeps one copy; more need a cluster named by broker.url",
             shown(replicas),
         )
+
+
+_NEEDS_BROKER = (
+    *("context", "user", "password_file", "token_file", "creds", "nkey", "domain"),
+    *("tls_ca", "tls_cert", "tls_key", "tls_first"),
+)
+_NEEDS = {"user": "password_file", "password_file": "user"}
+IDENTITIES = ("user", "token_file", "creds", "nkey")
+
+
+def _identity(broker: Mapping[str, object]) -> Iterator[Problem]:
+    """Who the bridge is for the broker is said once and in full."""
+    if "listen" in broker:
+        for key in _NEEDS_BROKER:
+            if key in broker:
+                yield Problem(
+                    f"broker.{key}", "is for servers that broker.url names", "", "remove listen"
+                )
+    for key, other in _NEEDS.items():
+        if key in broker and other not in broker:
+            yield Problem(f"broker.{key}", f"needs {other} beside it", shown(broker[key]))
+    given = [key for key in IDENTITIES if key in broker]
+    if len(given) > 1:
+        yield Problem(
+            "broker",
+            f"may have one of {', '.join(IDENTITIES)}",
+            " and ".join(given),
+            "leave one",
+        )
+    for key, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if key in broker and other not in broker:
+            yield Problem(f"broker.{key}", f"needs {other} beside it", shown(broker[key]))
 
 
 def _selectors(tables: list[tuple[str, object]]) -> Iterator[Problem]:

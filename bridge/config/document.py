@@ -181,7 +181,8 @@ def _share(value: object) -> float:
     return parse_share(value)
 
 
-def _urls(value: object) -> tuple[str, ...]:
+def server_urls(value: object) -> tuple[str, ...]:
+    """The servers in a text. Raises ``ValueError``."""
     urls = tuple(part.strip() for part in _text(value).split(","))
     for url in urls:
         parts = urlsplit(url)
@@ -249,11 +250,34 @@ class NodeTable(Table):
     state_dir: Annotated[Path, BeforeValidator(_directory)] = settings.STATE_DIRECTORY
 
 
+def _inbox(value: object) -> str:
+    text = _text(value)
+    if not all(is_token(token) for token in text.split(".")) or len(text) > NAME_LENGTH_MAX:
+        raise ValueError("must be letters, digits, '_', '-' and '.', such as '_INBOX'")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_text)]
+FilePath = Annotated[Path, BeforeValidator(_directory)]
+
+
 class BrokerTable(Table):
-    url: Annotated[tuple[str, ...], BeforeValidator(_urls)] = ()
+    url: Annotated[tuple[str, ...], BeforeValidator(server_urls)] = ()
     listen: Annotated[ListenAddress, BeforeValidator(_listen)] = ListenAddress()
     storage: Annotated[Storage, BeforeValidator(_choice(Storage))] = Storage.FILE
     replicas: Annotated[int, BeforeValidator(_replicas)] = 1
+    context: Text | None = None
+    user: Text | None = None
+    password_file: FilePath | None = None
+    token_file: FilePath | None = None
+    creds: FilePath | None = None
+    nkey: FilePath | None = None
+    tls_ca: FilePath | None = None
+    tls_cert: FilePath | None = None
+    tls_key: FilePath | None = None
+    tls_first: Annotated[bool, BeforeValidator(_flag)] = False
+    inbox_prefix: Annotated[str, BeforeValidator(_inbox)] | None = None
+    domain: Token | None = None
 
 
 class CaptureTable(Table):

@@ -29,6 +29,7 @@ from bridge.config.document import (
     SelectorTable,
 )
 from bridge.config.layers import Keys, Layers, leaves
+from bridge.config.nats_access import broker_config
 from bridge.config.problems import ConfigError, Problem, shown, without_password
 from bridge.config.settings import (
     OWN_NAME,
@@ -106,7 +107,7 @@ def read(
             raise ConfigError(one.path, [replace(one, path="", hint="")], hint=one.hint)
         case several:
             raise ConfigError("configuration", several)
-    config, document = _judged(layers.data, str(path), layers)
+    config, document = _judged(layers.data, str(path), layers, environment)
     return Loaded(config, document, layers)
 
 
@@ -121,12 +122,22 @@ def parse(text: str, *, source: str = "<text>") -> Config:
     return from_mapping(data, source=source)
 
 
-def from_mapping(data: Mapping[str, object], *, source: str = "<data>") -> Config:
-    """Check data of the file's shape. Raises ``ConfigError``."""
-    return _judged(data, source, Layers())[0]
+def from_mapping(
+    data: Mapping[str, object],
+    *,
+    source: str = "<data>",
+    environ: Mapping[str, str] = os.environ,
+) -> Config:
+    """Check data of the file's shape. Raises ``ConfigError``.
+
+    ``environ``: where what the file does not say of the broker may stand; this process's.
+    """
+    return _judged(data, source, Layers(), environ)[0]
 
 
-def _judged(data: Mapping[str, object], source: str, layers: Layers) -> tuple[Config, Document]:
+def _judged(
+    data: Mapping[str, object], source: str, layers: Layers, environ: Mapping[str, str]
+) -> tuple[Config, Document]:
     """Everything that is wrong at once, each with its origin. Raises ``ConfigError``."""
     problems = list(layers.problems)
     document: Document | None = None
@@ -134,12 +145,20 @@ def _judged(data: Mapping[str, object], source: str, layers: Layers) -> tuple[Co
         document = Document.model_validate(data)
     except pydantic.ValidationError as error:
         problems += [_translated(detail) for detail in error.errors(include_url=False)]
-    problems += cross_check(data)
+    problems += cross_check(data, environ)
     if problems:
         placed = [layers.placed(one) for one in problems]
         raise ConfigError(source, sorted(placed, key=_place), hint=_HINT)
     assert document is not None
-    return _converted(document), document
+    broker = broker_config(
+        document.broker,
+        embedded="listen" in document.broker.model_fields_set,
+        environ=environ,
+        problems=problems,
+    )
+    if problems:
+        raise ConfigError(source, problems, hint="compare with `nats context info`")
+    return _converted(document, broker), document
 
 
 def sample() -> str:
@@ -246,7 +265,7 @@ _SIZES = {"ring", "outbox", "inbox", "bytes"}
 KEYS = _keys()
 
 
-def _converted(document: Document) -> Config:
+def _converted(document: Document, broker: BrokerConfig) -> Config:
     capture = CaptureConfig(
         document.capture.mode,
         document.capture.sweep,
@@ -256,12 +275,7 @@ def _converted(document: Document) -> Config:
     )
     return Config(
         node=NodeConfig(document.node.name, document.node.cluster, document.node.state_dir),
-        broker=BrokerConfig(
-            document.broker.url,
-            document.broker.listen,
-            document.broker.storage,
-            document.broker.replicas,
-        ),
+        broker=broker,
         capture=capture,
         limits=LimitsConfig(document.limits.outbox, document.limits.inbox),
         snapshots=SnapshotsConfig(document.snapshots.every, document.snapshots.bytes),

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from bridge.access import Access
 from bridge.layout.declared import read_declared
 from bridge.layout.rules import FieldRule
 from bridge.layout.types import Layout
@@ -89,12 +90,18 @@ class NodeConfig:
 
 @dataclass(frozen=True, slots=True)
 class BrokerConfig:
-    """The NATS servers. No ``urls`` means an embedded server at ``listen``."""
+    """The NATS servers. No ``urls`` means an embedded server at ``listen``.
+
+    ``inbox_prefix``: of the subjects on which answers come; empty: one of this node's own.
+    """
 
     urls: tuple[str, ...] = ()
     listen: ListenAddress = field(default_factory=ListenAddress)
     storage: Storage = Storage.FILE
     replicas: int = 1
+    access: Access = field(default_factory=Access)
+    inbox_prefix: str = ""
+    domain: str | None = None  # of JetStream
 
     @property
     def embedded(self) -> bool:

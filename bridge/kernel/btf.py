@@ -347,7 +347,10 @@ class Btf:
         return type_id
 
     def _name(self, offset: int) -> str:
-        return self._text[offset : self._text.index(b"\0", offset)].decode("utf-8", "replace")
+        end = self._text.find(b"\0", offset)
+        if end < 0:
+            raise self._damaged(f"a name at {offset}")
+        return self._text[offset:end].decode("utf-8", "replace")
 
     def _text_offsets(self, name: str) -> U32:
         # A string may also be stored as the tail of another one.

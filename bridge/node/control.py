@@ -18,7 +18,7 @@ import numpy as np
 from bridge.apply.gate import ApplyGate
 from bridge.bus.control import Answer
 from bridge.bus.micro import MicroService
-from bridge.core.digests import Digest, buckets_of
+from bridge.core.digests import BUCKETS_MAX, Digest, buckets_of
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Cause, DeltaBatch, Op, Role
@@ -162,7 +162,10 @@ def _entries(view: MapView, question: Answer) -> Answer:
     wanted = question["wanted"]
     if not isinstance(wanted, list):
         raise ValueError("wanted: must be a list")
-    is_wanted = np.zeros(int(str(question["buckets"])), np.bool_)
+    buckets = int(str(question["buckets"]))
+    if not 1 <= buckets <= BUCKETS_MAX:
+        raise ValueError(f"buckets: need 1 to {BUCKETS_MAX} (got {buckets})")
+    is_wanted = np.zeros(buckets, np.bool_)
     is_wanted[np.array(wanted, np.intp)] = True
     seed, room = int(str(question["seed"])), ENTRIES_BYTES_MAX
     found: list[tuple[U8, U8]] = []

@@ -15,7 +15,6 @@ from bridge import __version__
 from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
 from bridge.bus.board import Standing, SyncBoard
-from bridge.bus.connection import BusSettings
 from bridge.bus.control import ControlServer
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
@@ -27,6 +26,7 @@ from bridge.config.problems import ConfigError, Problem
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError, UnavailableError
+from bridge.node.access import bus_settings
 from bridge.node.announcing import Announcer
 from bridge.node.capturing import Capturing
 from bridge.node.control import Control, MapView
@@ -183,7 +183,7 @@ class Node:
             self._embedded = server
             urls = (server.url,)
             self._report.say("embedded nats-server ready", url=server.url)
-        bus = await open_bus(BusSettings(node=node.name, urls=urls), self._report.say)
+        bus = await open_bus(bus_settings(self._config, urls=urls), self._report.say)
         stack.push_async_callback(bus.close)
         await bus.ensure_log(node.cluster, self._log_settings())
         return bus

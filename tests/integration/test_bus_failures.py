@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from bridge.bus.connection import BrokerSettingsError, BusSettings
+from bridge.access import Access, Secret
+from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import (
     BrokerRefusedError,
+    BrokerSettingsError,
     BrokerTooOldError,
     LogUnavailableError,
     PublisherCounters,
@@ -40,6 +42,11 @@ from tests.bus_kit import (
     read_items,
     same_changes,
 )
+
+
+def user(name: str, password: str) -> Access:
+    return Access(user=name, password=Secret(password))
+
 
 START = Position(0)
 STREAM = stream_name(CLUSTER)
@@ -221,7 +228,7 @@ async def test_a_consumer_deleted_under_the_reader(server: EmbeddedServer) -> No
         for round_number in range(3):
             await publisher.publish(numbered_delta(1 + round_number, 1))
             received += await read_deltas(subscription, 1)
-            gone = await link.call(f"$JS.API.CONSUMER.DELETE.{STREAM}.mapbridge-n1")
+            gone = await link.call(f"$JS.API.CONSUMER.DELETE.{STREAM}.{subscription.name}")
             assert not gone.error, gone.error
             await eventually(partial(_recreated_at_least, subscription, round_number + 1))
         await publisher.publish(numbered_delta(4, 1))
@@ -237,7 +244,8 @@ async def test_no_consumer_is_left_behind(server: EmbeddedServer) -> None:
             await read_deltas(subscription, 3)
         link = await keeper.link()
         names = await link.call(f"$JS.API.CONSUMER.NAMES.{STREAM}", {})
-        assert names.body["consumers"] == ["mapbridge-n1", "mapbridge-n1-2", "mapbridge-n1-3"]
+        assert names.body["consumers"] == sorted(each.name for each in subscriptions)
+        assert subscriptions[0].name.startswith("mapbridge-n1-")
         await bus.close()
         names = await link.call(f"$JS.API.CONSUMER.NAMES.{STREAM}", {})
         assert not names.body["consumers"]
@@ -351,7 +359,7 @@ async def test_a_wrong_password_is_refused_without_showing_it(tmp_path: Path) ->
             await open_bus(BusSettings("n1", (url,)))
         assert "secretwrong" not in str(caught.value)
         assert "uthorization" in str(caught.value)
-        bus = await open_bus(BusSettings("n1", (server.url,), user="bridge", password="right"))
+        bus = await open_bus(BusSettings("n1", (server.url,), access=user("bridge", "right")))
         assert bus.state.connected
         await bus.close()
 
@@ -364,7 +372,7 @@ async def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 async def test_a_credentials_file_that_is_missing_is_told(tmp_path: Path) -> None:
-    settings = BusSettings("n1", credentials=tmp_path / "bridge.creds")
+    settings = BusSettings("n1", access=Access(credentials=tmp_path / "bridge.creds"))
     with pytest.raises(BrokerSettingsError, match="cannot read"):
         await open_bus(settings)
 
@@ -394,7 +402,7 @@ async def test_a_server_without_jetstream_is_refused(tmp_path: Path) -> None:
     """
     async with EmbeddedServer(tmp_path / "nats", extra_config=config) as server:
         with pytest.raises(LogUnavailableError) as caught:
-            await open_bus(BusSettings("n1", (server.url,), user="plain", password="p"))
+            await open_bus(BusSettings("n1", (server.url,), access=user("plain", "p")))
     assert "JetStream" in str(caught.value)
     assert caught.value.hint
 

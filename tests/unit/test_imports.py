@@ -12,20 +12,21 @@ ROOT = Path(__file__).resolve().parents[2] / "bridge"
 
 # What each part of `bridge` may import besides itself, `errors`, `resources` and the version.
 STAGES = {
-    *("model", "config", "core", "wire", "kernel", "layout", "bus", "feed"),
+    *("access", "model", "config", "core", "wire", "kernel", "layout", "bus", "feed"),
     *("capture", "apply", "health", "node"),
 }
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
+    "access": set(),
     "model": set(),
-    "config": {"layout", "model"},
+    "config": {"access", "layout", "model"},
     "core": {"model"},
     "wire": {"model"},
     "kernel": {"model"},
     "layout": {"kernel", "model"},
-    "bus": {"wire", "model"},
-    "feed": {"bus", "config", "core", "layout", "wire", "model"},
+    "bus": {"access", "wire", "model"},
+    "feed": {"access", "bus", "config", "core", "layout", "wire", "model"},
     "capture": {"kernel", "core", "model"},
     "apply": {"kernel", "core", "model"},
     "health": {"config", "model"},
@@ -40,6 +41,7 @@ ANYWHERE = {"errors", "resources"}
 # Packages of others that belong to one part, so that the rest can do without them.
 HOLDERS = {
     "nats": {"bus"},
+    "nkeys": {"bus"},
     "bcc": {"capture", "cli"},
     "google": {"bench", "feed", "wire"},
     "click": {"cli"},
