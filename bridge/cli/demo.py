@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import asdict
 
@@ -58,6 +59,8 @@ def command(sessions: int, capture: str, fail: str | None, as_json: bool) -> Non
       mapbridge demo --sessions 5000 --json
       mapbridge demo --fail host
     """
+    # What was made is removed on the way out, and what was started ended.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     display = Display(err=as_json)
     if fail is not None:
         failed = Failover(sessions, capture, Failure(fail), display.show).run()
