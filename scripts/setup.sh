@@ -61,10 +61,11 @@ wanted_packages() {
         *) qemu=qemu-system-misc ;;
     esac
     # libbpf-tools: programs of others, whose maps the tests of layouts read; mandoc, fish and zsh:
-    # readers of manual pages and of completions.
+    # readers of manual pages and of completions; a browser for the test of the daemon's page.
     echo python3 python3-venv python3-bpfcc clang llvm "$(first_of bpftool linux-tools-generic)" \
         libbpf-dev libbpf-tools "$headers" gcc libc6-dev make iproute2 keepalived "$qemu" \
-        busybox-static kmod util-linux ca-certificates mandoc fish zsh
+        busybox-static kmod util-linux ca-certificates mandoc fish zsh \
+        "$(first_of chromium-headless-shell chromium)" fonts-dejavu-core
 }
 
 install_packages() {

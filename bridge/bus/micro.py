@@ -36,6 +36,11 @@ class MicroService:
         tails = ("", f".{SERVICE}", f".{SERVICE}.{self.instance}")
         return tuple(f"{_ROOT}.{verb}{tail}" for verb in _TYPES for tail in tails)
 
+    async def handle(self, subject: str, question: Answer) -> Answer:
+        """The same for a ``ControlServer``; the protocol's questions say nothing."""
+        del question
+        return self.answer(subject) or {}
+
     def answer(self, subject: str) -> Answer | None:
         """What is answered to a question on ``subject``; ``None``: it is none of these."""
         root, _, rest = subject.partition(".")

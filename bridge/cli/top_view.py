@@ -32,6 +32,7 @@ class Row:
     applied: float
     lost: int
     repaired: int
+    drift: int | None  # keys that the last comparison found to differ; None: not compared
     trouble: str
 
 
@@ -97,6 +98,7 @@ class Screen:
             applied=applied,
             lost=int(_number(found.get("lost"))),
             repaired=int(_number(found.get("repaired"))),
+            drift=_drift(found),
             trouble=str(found.get("trouble") or node.get("trouble") or ""),
         )
 
@@ -120,7 +122,7 @@ def view(screen: Screen, height: int | None = None) -> RenderableType:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", expand=False)
     for name in ("MAP", "NODE", "STATE"):
         table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for name in ("BEHIND", "PUBLISHED/S", "APPLIED/S", "LOST", "REPAIRED"):
+    for name in ("BEHIND", "PUBLISHED/S", "APPLIED/S", "LOST", "REPAIRED", "DRIFT"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows[:room]:
         table.add_row(*_cells(row))
@@ -159,6 +161,7 @@ def _cells(row: Row) -> list[Text]:
         Text(f"{row.applied:,.0f}", style="" if row.applied >= 0.5 else "dim"),
         Text(f"{row.lost:,}", style="red" if row.lost else "dim"),
         Text(f"{row.repaired:,}", style="" if row.repaired else "dim"),
+        Text("-" if row.drift is None else f"{row.drift:,}", style="red" if row.drift else "dim"),
     ]
 
 
@@ -174,6 +177,11 @@ def _state(node: Answer, found: dict[str, Any]) -> str:
         return "halted"
     state = str(found.get("state"))
     return "not synced" if state == "running" else state
+
+
+def _drift(found: dict[str, Any]) -> int | None:
+    verified = found.get("verified")
+    return int(_number(verified.get("drift"))) if isinstance(verified, dict) else None
 
 
 def _maps(node: Answer) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +105,7 @@ async def _verify(
         suspects, last = await _rounds(peers, found, rounds)
         if len(suspects):
             await _look_closely(peers, found, suspects, last)
+        await _tell(peers, found)
         if found.drift and repair:
             await _repair(peers, found, roles, source)
         return found
@@ -121,6 +123,18 @@ def comparable(roles: dict[str, str]) -> tuple[list[str], dict[str, str]]:
         if role == Role.PUBLISH and len(sources) > 1
     }
     return [node for node in roles if node not in left_out], left_out
+
+
+async def _tell(peers: Peers, found: Found) -> None:
+    """Let the nodes know what was found, for their status and whoever looks at it."""
+    verdict: dict[str, object] = {
+        "map": found.map,
+        "drift": len(found.drift),
+        "nodes": len(found.nodes),
+    }
+    for node in found.nodes:
+        with contextlib.suppress(BridgeError):  # an older bridge, which does not take it
+            await peers.tell(node, "verified", verdict)
 
 
 async def _rounds(peers: Peers, found: Found, rounds: int) -> tuple[list[int], Sequence[Reading]]:

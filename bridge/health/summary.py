@@ -38,6 +38,7 @@ def _map(found: Mapping[str, object]) -> dict[str, object]:
         "repaired": _count(capture.get("repaired")),
         "repairs": _count(repairs.get("finished")),
         "waiting_bytes": _count(section(found, "outbox").get("bytes")),
+        "verified": dict(section(found, "verified")) or None,
         "lives": _count(found.get("lives")),
         "trouble": _trouble(found),
     }

@@ -17,13 +17,13 @@ import numpy as np
 
 from bridge.apply.gate import ApplyGate
 from bridge.bus.control import Answer
-from bridge.bus.micro import MicroService
 from bridge.core.digests import BUCKETS_MAX, Digest, buckets_of
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
 from bridge.model import U8, Cause, DeltaBatch, Op, Role
 from bridge.node.halts import Halts
 from bridge.node.lane import Lane
+from bridge.node.verdicts import Verdicts
 from bridge.wire.subjects import control_subject
 
 REACH_SECONDS_MAX = 5.0
@@ -77,20 +77,16 @@ class Control:
         node: str,
         views: Callable[[], Mapping[str, MapView]],
         halts: Halts,
-        service: MicroService,
+        verdicts: Verdicts,
     ) -> None:
-        asked = (control_subject(cluster), control_subject(cluster, node))
-        self.subjects = (*asked, *service.subjects())
-        self._service = service
+        self.subjects = (control_subject(cluster), control_subject(cluster, node))
+        self._verdicts = verdicts
         self._node = node
         self._views = views
         self._halts = halts
 
     async def handle(self, subject: str, question: Answer) -> Answer:
         """The answer. Raises ``BridgeError``, and ``ValueError`` and the like for nonsense."""
-        told = self._service.answer(subject)
-        if told is not None:
-            return told
         if subject == self.subjects[0]:
             joined = {name: view for name, view in self._views().items() if view.joined}
             roles = {name: str(view.role) for name, view in joined.items()}
@@ -107,6 +103,9 @@ class Control:
             case "resume":
                 reached = True
                 found = await asyncio.to_thread(self._resume, view, question)
+            case "verified":
+                reached = True
+                found = self._verdicts.take(question)
             case "repair":
                 reached = True
                 found = await asyncio.to_thread(_repair, view, question)

@@ -42,6 +42,7 @@ from bridge.node.reloading import Changes, Reloader, changes_between
 from bridge.node.report import Report
 from bridge.node.requests import RequestFailedError, Requests
 from bridge.node.services import Services
+from bridge.node.verdicts import Verdicts
 
 T = TypeVar("T")
 
@@ -102,6 +103,7 @@ class Node:
         self._capturing = Capturing(config, self._source_failed)
         self._positions = Positions(state)
         self._halts = Halts(state)
+        self._verdicts = Verdicts()
         self._dry_run = dry_run
         self._announcer: Announcer | None = None
         self._requests = Requests(state.path, self._handle)
@@ -205,11 +207,12 @@ class Node:
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
         status = asyncio.create_task(self._watch(applier), name="status")
         control = asyncio.create_task(self._control().run(), name="control")
+        service = asyncio.create_task(self._service().run(), name="service")
         reloads = asyncio.create_task(self._reloader.run(), name="reloads")
         looking = watch_neighbours(self._bus, self._config.node.cluster, self._health.neighbours)
         neighbours = asyncio.create_task(looking, name="neighbours")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [fleet, status, control, reloads, neighbours, stopping]
+        everything = [fleet, status, control, service, reloads, neighbours, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None
@@ -236,9 +239,14 @@ class Node:
     def _control(self) -> ControlServer:
         assert self._bus is not None
         node = self._config.node
-        service = service_of(self._config, lambda: self._document)
-        control = Control(node.cluster, node.name, self._views, self._halts, service)
+        control = Control(node.cluster, node.name, self._views, self._halts, self._verdicts)
         return ControlServer(self._bus.link, control.subjects, control.handle)
+
+    def _service(self) -> ControlServer:
+        """Beside questions about maps: a node that reads a large map for one is not silent."""
+        assert self._bus is not None
+        service = service_of(self._config, lambda: self._document)
+        return ControlServer(self._bus.link, service.subjects(), service.handle)
 
     def _views(self) -> dict[str, MapView]:
         lives = [] if self._fleet is None else self._fleet.lives
@@ -365,7 +373,11 @@ class Node:
             "capture": self._capturing.status(),
             "broker": asdict(self._bus.state),
             "inbox": asdict(self._inbox.statistics()),
-            "maps": {one.config.name: one.status() for one in self._fleet.lives},
+            "maps": {
+                name: life.status() | self._verdicts.status(name)
+                for life in self._fleet.lives
+                for name in (life.config.name,)
+            },
         }
 
     def _source_failed(self, name: str, error: Exception) -> None:

@@ -133,3 +133,28 @@ def test_top_in_a_terminal(pair: Pair) -> None:
         process.kill()
         process.wait()
         os.close(master)
+
+
+def test_status_of_all_nodes_with_drift_and_a_silent_one(pair: Pair) -> None:
+    config = ["-c", pair.config]
+    fill(pair.source, range(53), 1)
+
+    def rows() -> list[dict[str, object]]:
+        return list(json.loads(mapbridge("status", "--nodes", *config, "--json").stdout)["nodes"])
+
+    until(lambda: [row["applied"] for row in rows()] == [0, 53], "the entries")
+    assert [(row["node"], row["answers"], row["verified"]) for row in rows()] == [
+        ("a", True, None),
+        ("b", True, None),
+    ]
+    assert mapbridge("verify", pair.name, *config).returncode == 0
+    until(
+        lambda: all(row["verified"] and row["verified"]["drift"] == 0 for row in rows()),  # type: ignore[index]
+        "what the comparison found",
+    )
+    pair.b.process.kill()
+    pair.b.process.wait()
+    told = mapbridge("status", "--nodes", *config)
+    assert f"map {pair.name} on b: the node is on the board" in told.stdout
+    (line,) = [row.split() for row in told.stdout.splitlines() if row.split()[1:2] == ["b"]]
+    assert line[3:5] == ["silent", "no"]
