@@ -22,7 +22,6 @@ from bridge.bus.control import Answer
 from bridge.bus.feeds import SourcePlace
 from bridge.bus.inbound import to_item
 from bridge.bus.link import Reply
-from bridge.bus.micro import MicroService
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import Received
 from bridge.capture.decoding import Decoder as RingDecoder
@@ -41,6 +40,7 @@ from bridge.model import Anchor, Manifest, Origin, Part, Role
 from bridge.node.control import Control, MapView, pack
 from bridge.node.halts import Halts
 from bridge.node.lane import Lane
+from bridge.node.verdicts import Verdicts
 from bridge.wire.codec import decode, encode
 from bridge.wire.manifest import decode_manifest, encode_manifest
 from bridge.wire.subjects import delta_subject, parse_subject
@@ -198,8 +198,7 @@ def _control() -> Control:
     view = MapView(
         cast("KernelMap", _Map()), cast("Lane", lane), Role.REPLICATE, lambda: 1 << 62, lambda: True
     )
-    service = MicroService("1", "mapbridge.c.ctl.n1.*", {}, dict)
-    return Control("c", "n1", lambda: {"m": view}, cast("Halts", None), service)
+    return Control("c", "n1", lambda: {"m": view}, cast("Halts", None), Verdicts())
 
 
 def _question(data: bytes) -> None:
@@ -215,6 +214,7 @@ def _questions() -> list[bytes]:
         b"digest\n" + orjson.dumps(common),
         b"entries\n" + orjson.dumps(common | {"wanted": [1, 2, 63]}),
         b"repair\n" + orjson.dumps({"map": "m", "keys": pack(np.zeros((2, KEY), np.uint8))}),
+        b"verified\n" + orjson.dumps({"map": "m", "drift": 3, "nodes": 2}),
         b"resume\n" + orjson.dumps({"map": "m", "position": 3}),
     ]
 
