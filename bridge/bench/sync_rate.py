@@ -1,14 +1,15 @@
 """Changes per second from map to map: generator, bridge, nats-server, bridge, map.
 
 Everything runs on this machine, on the same processors, the generator included. A run ends when the
-replica holds everything; its duration is that of the whole, so a backlog at the end counts.
+last replica holds everything; its duration is that of the whole, so a backlog at the end counts.
 """
 
 from __future__ import annotations
 
+import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,13 +19,32 @@ from bridge.bench.generator import Generator
 from bridge.kernel.maps import KernelMap, create_map
 from bridge.kernel.objects import default_cache
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
+from bridge.rig.broker import ServerThread, servers
 from bridge.rig.claim import Claim, reap_leftovers
 from bridge.rig.compare import compare
-from bridge.rig.nodes import MapEntry, NodeProcess
+from bridge.rig.nodes import MapEntry, NodeProcess, cpu_seconds
 
 SETTLE_SECONDS_MAX = 60.0
 SETTLE_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What the changes pass. ``copies``: servers, each of which stores the log (R1, R3)."""
+
+    replicas: int = 1
+    storage: str = "file"
+    copies: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Processor time per change, us, by process."""
+
+    publisher: float
+    server: float  # all servers together
+    replicas: float  # all of them together
+    generator: float  # the program in the kernel, and what runs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +55,13 @@ class Rate:
     changes: int
     seconds: float
     changes_per_second: float
-    missing: int  # entries that differ between the maps at the end
+    missing: int  # entries that differ between the maps at the end, of all replicas
     dropped: int  # changes that the ring had no room for
     p50_ms: float | None  # from the write on one node until the batch is in the other's map
-    p99_ms: float | None
-    cpu_us_per_change: float  # of both bridges, without nats-server
+    p99_ms: float | None  # of several replicas the slowest
+    cpu_us_per_change: float  # of all bridges and servers, without the generator
+    cpu_us: Usage
+    changes_per_message: float
 
 
 @dataclass(slots=True)
@@ -49,6 +71,7 @@ class SyncRate:
     seconds: float
     report: Callable[[str], None]
     rates: tuple[float | None, ...] = (None,)
+    setup: Setup = field(default_factory=Setup)
     _results: list[Rate] = field(default_factory=list)
 
     def run(self) -> list[Rate]:
@@ -70,51 +93,83 @@ class SyncRate:
         )
         loaded = churn.loaded
         source = loaded.map(MAP)
-        replica = stack.enter_context(twin(source, claim.pin_directory / "b"))
-        server = stack.enter_context(ServerThread(directory / "nats"))
+        names = [f"b{number}" for number in range(1, self.setup.replicas + 1)]
+        twins = [stack.enter_context(twin(source, claim.pin_directory / name)) for name in names]
+        running = stack.enter_context(servers(directory, self.setup.copies))
 
-        def start(name: str, role: Role, emit: tuple[Path, Path] | None) -> NodeProcess:
-            pin = loaded.map_pin(MAP) if emit else claim.pin_directory / "b" / MAP
+        def start(name: str, entry: MapEntry) -> NodeProcess:
+            url = ",".join(server.url for server in running)
+            setup = self.setup
             node = NodeProcess(
                 name,
                 directory,
-                broker_url=server.url,
-                maps=[MapEntry(MAP, pin, role, emit)],
+                broker_url=url,
+                maps=[entry],
+                replicas=setup.copies,
+                storage=setup.storage,
             )
             return stack.enter_context(node)
 
-        a = start("a", Role.PUBLISH, (loaded.map_pin(RING), loaded.map_pin(LOSSES)))
-        b = start("b", Role.APPLY, None)
-        a.await_running()
-        b.await_running()
-        used = a.cpu_seconds() + b.cpu_seconds()
+        emit = (loaded.map_pin(RING), loaded.map_pin(LOSSES))
+        publisher = start("a", MapEntry(MAP, loaded.map_pin(MAP), Role.PUBLISH, emit))
+        replicas = [
+            start(name, MapEntry(MAP, claim.pin_directory / name / MAP, Role.APPLY))
+            for name in names
+        ]
+        for node in (publisher, *replicas):
+            node.await_running()
+        before = _used(publisher, running, replicas)
         began = time.monotonic()
+        own = _own_seconds()
         generated = Generator(churn).run(self.seconds, rate)
-        self._settle(b, generated.changes)
-        used = a.cpu_seconds() + b.cpu_seconds() - used
-        seconds = max(b.applied("written_at") / 1e9 - began, generated.seconds)
+        own = _own_seconds() - own
+        self._settle(replicas, generated.changes)
+        after = _used(publisher, running, replicas)
+        changes = max(generated.changes, 1)
+        used = [(b - a) / changes * 1e6 for a, b in zip(before, after, strict=True)]
+        written = max(node.applied("written_at") for node in replicas)
+        seconds = max(written / 1e9 - began, generated.seconds)
         lost = int.from_bytes(loaded.map(LOSSES).lookup(bytes(4)) or b"", "little")
-        found = compare(source, replica)
+        differences = [compare(source, one) for one in twins]
         return Rate(
             rate=rate,
             changes=generated.changes,
             seconds=round(seconds, 3),
             changes_per_second=round(generated.changes / seconds),
-            missing=found.missing + found.wrong + found.extra,
+            missing=sum(found.missing + found.wrong + found.extra for found in differences),
             dropped=lost,
-            p50_ms=_milliseconds(b.applied("p50_seconds")),
-            p99_ms=_milliseconds(b.applied("p99_seconds")),
-            cpu_us_per_change=round(used / max(generated.changes, 1) * 1e6, 3),
+            p50_ms=_milliseconds(max(node.applied("p50_seconds") for node in replicas)),
+            p99_ms=_milliseconds(max(node.applied("p99_seconds") for node in replicas)),
+            cpu_us_per_change=round(sum(used), 3),
+            cpu_us=Usage(*(round(one, 3) for one in used), round(own / changes * 1e6, 3)),
+            changes_per_message=round(changes / max(replicas[0].applied("messages"), 1), 1),
         )
 
-    def _settle(self, node: NodeProcess, changes: int) -> None:
-        """Wait until the replica has applied as many changes as were made, or gets no more."""
+    def _settle(self, nodes: Sequence[NodeProcess], changes: int) -> None:
+        """Wait until the replicas have applied as many changes as were made, or get no more."""
         deadline = time.monotonic() + SETTLE_SECONDS_MAX
-        while (applied := node.applied("changes")) < changes:
+        while (applied := min(node.applied("changes") for node in nodes)) < changes:
             if time.monotonic() > deadline:
                 self.report(f"only {applied:,.0f} of {changes:,} changes arrived")
                 return
             time.sleep(SETTLE_POLL_SECONDS)
+
+
+def _used(
+    publisher: NodeProcess, running: Sequence[ServerThread], replicas: Sequence[NodeProcess]
+) -> tuple[float, float, float]:
+    """Processor seconds so far: of the publisher, of all servers, of all replicas."""
+    return (
+        publisher.cpu_seconds(),
+        sum(cpu_seconds(server.pid) for server in running if server.pid is not None),
+        sum(node.cpu_seconds() for node in replicas),
+    )
+
+
+def _own_seconds() -> float:
+    """Processor time of this process; the program's runs are system calls of it."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
 
 
 def _milliseconds(seconds: float) -> float:

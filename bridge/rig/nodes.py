@@ -53,6 +53,12 @@ class MapEntry:
         return "\n".join([*lines, *self.more, ""])
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that a process has used, in steps of the kernel's clock tick."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class NodeProcess:
     """``mapbridge run`` for one node. The first of its maps is the one that it is asked about.
 
@@ -69,6 +75,7 @@ class NodeProcess:
         capture: str = "auto",
         transport: str = "auto",
         replicas: int = 1,
+        storage: str = "file",
         more: str = "",
         before: Sequence[str] = (),
         options: Sequence[str] = (),
@@ -82,7 +89,8 @@ class NodeProcess:
         self._tables = (
             f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n'
             f'state_dir = "{self.state_directory}"\n\n'
-            f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n\n'
+            f'[broker]\nurl = "{broker_url}"\nreplicas = {replicas}\n'
+            f'storage = "{storage}"\n\n'
             f'[capture]\nmode = "{capture}"\ntransport = "{transport}"\n\n{more}\n'
         )
         self._write_config(maps)
@@ -127,8 +135,7 @@ class NodeProcess:
 
     def cpu_seconds(self) -> float:
         """Processor time that the process has used, all its threads together."""
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     @property
     def capture_mode(self) -> str:
