@@ -126,7 +126,10 @@ class SyncRate:
         self._settle(replicas, generated.changes)
         after = _used(publisher, running, replicas)
         changes = max(generated.changes, 1)
-        used = [(b - a) / changes * 1e6 for a, b in zip(before, after, strict=True)]
+        sent, served, applied, made = (
+            round(seconds / changes * 1e6, 3)
+            for seconds in (*(b - a for a, b in zip(before, after, strict=True)), own)
+        )
         written = max(node.applied("written_at") for node in replicas)
         seconds = max(written / 1e9 - began, generated.seconds)
         lost = int.from_bytes(loaded.map(LOSSES).lookup(bytes(4)) or b"", "little")
@@ -140,8 +143,8 @@ class SyncRate:
             dropped=lost,
             p50_ms=_milliseconds(max(node.applied("p50_seconds") for node in replicas)),
             p99_ms=_milliseconds(max(node.applied("p99_seconds") for node in replicas)),
-            cpu_us_per_change=round(sum(used), 3),
-            cpu_us=Usage(*(round(one, 3) for one in used), round(own / changes * 1e6, 3)),
+            cpu_us_per_change=round(sent + served + applied, 3),
+            cpu_us=Usage(sent, served, applied, made),
             changes_per_message=round(changes / max(replicas[0].applied("messages"), 1), 1),
         )
 

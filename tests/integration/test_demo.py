@@ -46,6 +46,14 @@ def test_the_bench_counts_every_change() -> None:
         assert rate["changes"] > 1000
         assert (rate["missing"], rate["dropped"]) == (0, 0)
         assert 0 < rate["p50_ms"] <= rate["p99_ms"]
+        assert rate["cpu_us"].keys() == {"publisher", "server", "replicas", "generator"}
+
+
+def test_the_bench_brings_changes_to_several_replicas_through_a_cluster() -> None:
+    setup = ["--saturation-only", "--replicas", "2", "--copies", "3", "--storage", "memory"]
+    answer = last_line("bench", "sync-rate", "--seconds", "1", *setup, "--json")
+    assert int(str(answer["changes"])) > 1000
+    assert (answer["missing"], answer["dropped"], answer["rates"]) == (0, 0, [])
 
 
 def test_the_bench_tells_what_capture_costs() -> None:
