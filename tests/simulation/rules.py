@@ -295,11 +295,6 @@ RULES: dict[str, Mutation] = {
         ((Node, "position", lambda self: self.read),),
         where=lambda profile: profile.crashes and profile.saves,
     ),
-    "5 drained first": Mutation(
-        "a scan is compared when what it has seen has come out of the ring",
-        ((Node, "drained_beyond", lambda self, ended: True),),
-        where=lambda profile: profile.ring_rows_max == 2,
-    ),
     "7 stored before the position": Mutation(
         "own changes that the snapshot holds are pending no more",
         ((Acks, "stored_by", lambda self, position: 0),),
