@@ -29,6 +29,7 @@ class _Captured:
     keys: U8
     left: U64
     newest: int
+    reading: int  # when the reading of the map began that found all of these; 0: not so
     hashes: U64 | None = None
 
 
@@ -36,13 +37,17 @@ class Overlaps:
     """The last ``ROWS_MAX`` own changes at least, in whole batches.
 
     Ends of what has been dropped are kept as one time, ``floor``: whatever began at or before it is
-    in doubt, so the bound on memory costs writes and never a wrong value.
+    in doubt, so the bound on memory costs writes and never a wrong value. What a reading of the map
+    found is another matter: its parts all bear the reading's times, and have each key once. They
+    put no other part of it in doubt, or all but the first ``ROWS_MAX`` rows of a large map would be.
     """
 
-    __slots__ = ("_batches", "_newest", "_rows", "floor")
+    __slots__ = ("_batches", "_newest", "_reading", "_reading_floor", "_rows", "floor")
 
     def __init__(self) -> None:
         self.floor = 0
+        self._reading = 0  # the newest of which something has been dropped,
+        self._reading_floor = 0  # and the newest end of that
         self._batches: list[_Captured] = []
         self._rows = 0
         self._newest = 0  # end of the newest change so far
@@ -64,13 +69,16 @@ class Overlaps:
         ends[0], ends[1:] = self._newest, left
         before = np.maximum.accumulate(ends, out=ends)
         candidates = entered <= before[:-1]
-        batch = _Captured(keys, left, int(left.max()))
+        batch = _Captured(keys, left, int(left.max()), _reading_of(entered, left))
         doubtful: npt.NDArray[np.bool_] | None = None
         if candidates.any():
             # The search compares times from the earliest candidate on: to it, all before are one.
             doubtful = self._search(batch, entered, candidates) & candidates
-            if self.floor:
-                doubtful |= entered <= np.uint64(self.floor)
+            floor = self.floor
+            if batch.reading != self._reading:
+                floor = max(floor, self._reading_floor)
+            if floor:
+                doubtful |= entered <= np.uint64(floor)
         self._newest = int(before[-1])
         self._keep(batch)
         return doubtful if doubtful is not None and doubtful.any() else None
@@ -80,10 +88,19 @@ class Overlaps:
         self._rows += len(batch.left)
         dropped = 0
         while self._rows - len(self._batches[dropped].left) >= ROWS_MAX:
-            self.floor = max(self.floor, self._batches[dropped].newest)
+            self._drop(self._batches[dropped])
             self._rows -= len(self._batches[dropped].left)
             dropped += 1
         del self._batches[:dropped]
+
+    def _drop(self, batch: _Captured) -> None:
+        if not batch.reading:
+            self.floor = max(self.floor, batch.newest)
+            return
+        if batch.reading != self._reading:
+            self.floor = max(self.floor, self._reading_floor)
+            self._reading, self._reading_floor = batch.reading, 0
+        self._reading_floor = max(self._reading_floor, batch.newest)
 
     def _search(
         self, batch: _Captured, entered: U64, candidates: npt.NDArray[np.bool_]
@@ -103,6 +120,12 @@ class Overlaps:
             rows = rows[np.argsort(hashes[rows], kind="stable")]
             found[rows] = _overtaken(hashes[rows], began[rows], left[rows], earliest)
         return found[len(left) - len(entered) :]
+
+
+def _reading_of(entered: U64, left: U64) -> int:
+    """When the reading began, if all rows bear the same begin and end: a call that did many does."""
+    same = len(left) > 1 and bool((entered == entered[0]).all() and (left == left[0]).all())
+    return int(entered[0]) if same else 0
 
 
 _LAST = np.uint64((1 << 64) - 1)

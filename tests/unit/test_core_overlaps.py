@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.core.overlaps import Overlaps
+from bridge.core.overlaps import ROWS_MAX, Overlaps
 from bridge.model import U8, U64
 
 
@@ -56,3 +56,31 @@ def test_an_unknown_begin_is_in_doubt_behind_any_change_of_its_key() -> None:
     overlaps = Overlaps()
     assert doubts(overlaps, (1, 10, 11), (2, 12, 13)) == []
     assert doubts(overlaps, (1, 0, 30), (3, 0, 31)) == [0]
+
+
+def test_the_parts_of_one_reading_put_no_other_part_in_doubt() -> None:
+    """A map larger than what is remembered, read as a whole: each key is in it once."""
+    overlaps = Overlaps()
+    rows = 3 * ROWS_MAX
+    begin, end = 1_000, 9_000
+    for first in range(0, rows, 8_192):
+        part = np.arange(first, first + 8_192)
+        same = np.ones(len(part), np.uint64)
+        assert overlaps.add(keys(*part), same * np.uint64(begin), same * np.uint64(end)) is None
+    assert doubts(overlaps, (rows + 1, 9_001, 9_002)) == []
+    assert doubts(overlaps, (0, 8_999, 9_003)) == [0], "the row that it overlaps was dropped"
+
+
+def test_a_later_reading_is_in_doubt_of_what_was_dropped_of_an_earlier_one() -> None:
+    overlaps = Overlaps()
+    for begin, end in ((1_000, 9_000), (8_000, 9_500)):
+        found = [
+            overlaps.add(
+                keys(*range(first, first + 8_192)),
+                np.full(8_192, begin, np.uint64),
+                np.full(8_192, end, np.uint64),
+            )
+            for first in range(0, 2 * ROWS_MAX, 8_192)
+        ]
+        doubtful = [mark for mark in found if mark is not None]
+        assert bool(doubtful) == (begin == 8_000)
