@@ -26,6 +26,7 @@ COPY bridge bridge
 COPY bpf bpf
 COPY schemas schemas
 COPY deploy/keepalived deploy/keepalived
+COPY benchmarks benchmarks
 RUN python3 -m venv /build \
     && /build/bin/pip install --no-cache-dir -q build \
     && /build/bin/python -m build --wheel --outdir /wheel .

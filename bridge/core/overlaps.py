@@ -39,7 +39,7 @@ class Overlaps:
     Ends of what has been dropped are kept as one time, ``floor``: whatever began at or before it is
     in doubt, so the bound on memory costs writes and never a wrong value. What a reading of the map
     found is another matter: its parts all bear the reading's times, and have each key once. They
-    put no other part of it in doubt, or all but the first ``ROWS_MAX`` rows of a large map would be.
+    put no other part in doubt, or all but the first ``ROWS_MAX`` rows of a large map would be.
     """
 
     __slots__ = ("_batches", "_newest", "_reading", "_reading_floor", "_rows", "floor")
@@ -123,7 +123,7 @@ class Overlaps:
 
 
 def _reading_of(entered: U64, left: U64) -> int:
-    """When the reading began, if all rows bear the same begin and end: a call that did many does."""
+    """When the reading began, if all rows bear one begin and one end: a call that did many does."""
     same = len(left) > 1 and bool((entered == entered[0]).all() and (left == left[0]).all())
     return int(entered[0]) if same else 0
 
