@@ -33,6 +33,8 @@ ROOM = 1.25
 WRITE_ENTRIES = 16_384
 EMIT = "emit"
 SETTLE_SECONDS_MAX = 300.0
+LARGE_ENTRIES = 100_000  # a first scan of so many takes memory for a moment,
+REST_SECONDS = 5.0  # which the bridge has given back then
 POLL_SECONDS = 0.1
 
 
@@ -115,6 +117,8 @@ def _measure(stack: ExitStack, entries: int, maps: int, *, emit: bool) -> Memory
     a.await_running()
     b.await_running()
     _await_equal(replicas, entries)
+    if entries * maps >= LARGE_ENTRIES:
+        time.sleep(REST_SECONDS)
     return Memory(
         entries,
         maps,

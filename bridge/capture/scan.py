@@ -19,6 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
+from bridge.capture.memory import give_back
 from bridge.capture.source import ChangeSource, Losses
 from bridge.core.fingerprints import Differences, ScanSlice
 from bridge.errors import BridgeError
@@ -26,6 +27,7 @@ from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
 
 SCAN_POLL_SECONDS = 0.02
 SLICE_POLL_SECONDS = 0.001  # while slices wait to be compared, or keys to be read again
+GIVE_BACK_NANOSECONDS = 3_000_000_000  # until what a scan found has gone out, mostly
 REREAD_KEYS_MAX = 256  # at one drain
 REPAIR_POLL_SECONDS = 0.25  # until a repair that was asked for begins
 
@@ -164,6 +166,7 @@ class ScannedSource:
         self._level = 0  # everything that ended until then has come out of the ring
         self._rings_turn = False
         self._rereading = False
+        self._gives_back_at = 0  # after a scan that is not made again and again; 0: not now
         self._failure: BridgeError | None = None
         self.repairs = 0  # finished
         self.repair_seconds = 0.0  # of the last one
@@ -206,6 +209,9 @@ class ScannedSource:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+        if self._gives_back_at and _ktime_ns() > self._gives_back_at:
+            self._gives_back_at = 0
+            give_back()
         whole = self._whole
         if whole is not None and whole.slices is not None and not self._rings_turn:
             self._rings_turn = True
@@ -293,6 +299,8 @@ class ScannedSource:
     def _finish(self, whole: _Whole) -> None:
         self._give_up()
         self._started, self._swept_at = True, _ktime_ns()
+        if self._sweep_seconds is None:
+            self._gives_back_at = self._swept_at + GIVE_BACK_NANOSECONDS
         seconds = (self._swept_at - whole.began) / 1e9
         if whole.cause is Cause.REPAIR:
             self.repairs += 1
