@@ -127,13 +127,7 @@ class Daemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        tools.end(self.process, STOP_SECONDS_MAX)
 
     def _await_ready(self) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX

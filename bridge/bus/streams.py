@@ -14,7 +14,6 @@ from bridge.errors import BridgeError, Exit
 from bridge.wire.subjects import cluster_filter, stream_name
 
 STREAM_NOT_FOUND = 10059
-_NAME_IN_USE = 10058
 _NS = 1_000_000_000
 _FATAL_CODES = {10023, 10028, 10047, 10052, 10065, 10074}
 _TRIES_MAX = 40

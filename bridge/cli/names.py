@@ -20,38 +20,40 @@ from bridge.errors import BridgeError
 ASK_SECONDS_MAX = 1.0
 
 
-class MapName(click.ParamType[str]):
+class _Name(click.ParamType[str]):
+    """Any text; a shell that completes it is offered what ``_offered`` finds."""
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:
+        return str(value)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        config = _config(ctx)
+        return [] if config is None else _matching(self._offered(config), incomplete)
+
+    def _offered(self, config: Config) -> list[str]:
+        raise NotImplementedError
+
+
+class MapName(_Name):
     """A map's name in the stream; offered are those of the configuration and of the status."""
 
     name = "MAP"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        return str(value)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        config = _config(ctx)
-        return [] if config is None else _matching(_maps(config), incomplete)
+    def _offered(self, config: Config) -> list[str]:
+        return _maps(config)
 
 
-class NodeName(click.ParamType[str]):
+class NodeName(_Name):
     """A node's name; offered are this one's and those that the broker knows."""
 
     name = "NODE"
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        return str(value)
-
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        config = _config(ctx)
-        return [] if config is None else _matching(_nodes(config), incomplete)
+    def _offered(self, config: Config) -> list[str]:
+        return _nodes(config)
 
 
 MAP = MapName()

@@ -54,11 +54,6 @@ def parse_share(text: str) -> float:
     return int(number) / 100
 
 
-def format_share(share: float) -> str:
-    """What ``parse_share`` takes back."""
-    return f"{round(share * 100)}%"
-
-
 def format_duration(seconds: float) -> str:
     """The shortest text that ``parse_duration`` takes back: 0.25 gives ``250ms``."""
     for unit in ("d", "h", "m", "s", "ms", "us"):

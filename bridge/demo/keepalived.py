@@ -77,13 +77,9 @@ class Keepalived:
             # The child first: one that sees its parent end says goodbye to the others.
             for killed in (*map(int, children), process):
                 os.kill(killed, signal.SIGKILL)
-        else:
-            self._process.terminate()
-        try:
             self._process.wait(STOP_SECONDS_MAX)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        else:
+            tools.end(self._process, STOP_SECONDS_MAX)
 
     def __enter__(self) -> Keepalived:
         return self

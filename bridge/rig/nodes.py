@@ -15,6 +15,7 @@ from types import TracebackType
 from bridge.errors import BridgeError
 from bridge.model import Role
 from bridge.node.instance import read_status
+from bridge.rig import tools
 
 START_SECONDS_MAX = 240.0  # a probe program compiles for a minute where the machine is emulated
 STOP_SECONDS_MAX = 30.0
@@ -160,13 +161,7 @@ class NodeProcess:
 
     def stop(self) -> None:
         """SIGTERM, and after a while SIGKILL."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS_MAX)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        tools.end(self.process, STOP_SECONDS_MAX)
 
     def __enter__(self) -> NodeProcess:
         return self

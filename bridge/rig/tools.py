@@ -1,4 +1,4 @@
-"""Run the system tools that the demonstration needs, and say in words what is missing."""
+"""Run the system tools that demos and benchmarks need, and say in words what is missing."""
 
 from __future__ import annotations
 
@@ -99,3 +99,15 @@ def run(
         words = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
         raise CommandError(f"{' '.join(argv)}: {' / '.join(words[-3:])} (got {done.returncode})")
     return done.stdout
+
+
+def end(process: subprocess.Popen[bytes], seconds_max: float) -> None:
+    """SIGTERM, and after ``seconds_max`` SIGKILL; nothing for one that has ended."""
+    if process.poll() is not None:
+        return
+    process.terminate()
+    try:
+        process.wait(seconds_max)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
