@@ -134,7 +134,10 @@ def test_what_cannot_be_measured_is_refused(words: tuple[str, ...], reason: str)
 
 def test_nothing_is_left_after_an_interrupt() -> None:
     words = [sys.executable, "-m", "bridge.cli.main", "bench", "transports", "--only", "nats-json"]
-    running = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+    # A shell that starts something in the background has it ignore what Ctrl-C sends.
+    running = subprocess.Popen(
+        ["env", "--default-signal=INT", *words], stderr=subprocess.PIPE, text=True
+    )
     assert running.stderr is not None
     for line in running.stderr:
         if line.startswith("nats-json"):

@@ -156,5 +156,8 @@ def test_status_of_all_nodes_with_drift_and_a_silent_one(pair: Pair) -> None:
     pair.b.process.wait()
     told = mapbridge("status", "--nodes", *config)
     assert f"map {pair.name} on b: the node is on the board" in told.stdout
-    (line,) = [row.split() for row in told.stdout.splitlines() if row.split()[1:2] == ["b"]]
-    assert line[3:5] == ["silent", "no"]
+    lines = [row.split() for row in told.stdout.splitlines() if row.startswith(f"{pair.name} ")]
+    assert [(line[1], *line[3:5]) for line in lines] == [
+        ("a", "running", "yes"),
+        ("b", "silent", "no"),
+    ], told.stdout
