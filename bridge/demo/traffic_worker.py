@@ -98,6 +98,8 @@ class Lane:
         self._connecting: dict[int, socket.socket] = {}
         self._clients: collections.deque[socket.socket] = collections.deque()  # open, oldest first
         self._talking: dict[int, socket.socket] = {}  # those of them that have sent
+        self._to_talk: collections.deque[socket.socket] = collections.deque()
+        self._said = 0
         self._accepted: dict[int, socket.socket] = {}
         self._commands = b""
         self._epoll = select.epoll()
@@ -115,6 +117,7 @@ class Lane:
         while True:
             self._connect_some()
             self._close_some()
+            self._talk_some()
             now = time.monotonic()
             self.report.open = min(len(self._clients), len(self._accepted))
             text = json.dumps(asdict(self.report))
@@ -156,12 +159,12 @@ class Lane:
             command = json.loads(line)
             self._to_open += command.get("open", 0)
             if command.get("talk"):
-                self._talk()
+                self._to_talk.extend(self._clients)
             self._to_close.extend([command.get("reset", False)] * command.get("close", 0))
         return True
 
     def _can_go_on(self) -> bool:
-        return self._may_connect() or self._may_close()
+        return self._may_connect() or self._may_close() or self._may_talk()
 
     def _may_connect(self) -> bool:
         held = len(self._clients) + len(self._connecting)
@@ -237,13 +240,21 @@ class Lane:
             self._talking.pop(client.fileno(), None)
             client.close()
 
-    def _talk(self) -> None:
-        for client in self._clients:
+    def _may_talk(self) -> bool:
+        """All at once would overflow the queues on the way, and be sent again much later."""
+        return bool(self._to_talk) and self._said - self.report.answers < self.config.window
+
+    def _talk_some(self) -> None:
+        while self._may_talk():
+            client = self._to_talk.popleft()
             fd = client.fileno()
+            if fd < 0:
+                continue  # closed meanwhile
             if fd not in self._talking:
                 self._talking[fd] = client
                 self._epoll.register(fd, select.EPOLLIN)
             client.send(_WORD)
+            self._said += 1
 
     def _hear(self, fd: int) -> None:
         """The client sent, finished or reset."""
