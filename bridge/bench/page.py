@@ -94,12 +94,14 @@ def _sync_rate(document: Document) -> str:
     rows = [document, *sorted(document["rates"], key=lambda rate: -float(rate["rate"] or 0))]
     columns = ["asked for", "changes/s", "missing", "dropped", "p50 ms", "p99 ms"]
     return _table(
-        [*columns, "CPU of both bridges, us/change"],
+        [*columns, "CPU of both bridges, us/change", "of the server"],
         [
             [
                 f"{row['rate']:,.0f}/s" if row.get("rate") else "as fast as it goes",
                 *(row[field] for field in ("changes_per_second", "missing", "dropped")),
-                *(row[field] for field in ("p50_ms", "p99_ms", "cpu_us_per_change")),
+                *(row[field] for field in ("p50_ms", "p99_ms")),
+                float(row["cpu_us"]["publisher"] + row["cpu_us"]["replicas"]),
+                row["cpu_us"]["server"],
             ]
             for row in rows
         ],

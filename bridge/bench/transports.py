@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,6 @@ from bridge.rig.claim import Claim, reap_leftovers
 
 CHANGES = 1 << 20  # in the file; a transport that is faster starts it again
 MAP_ENTRIES = 1 << 17
-READING_SECONDS = 0.05
 OURS, CONNTRACKD = "mapbridge", "conntrackd"
 GO, GO_GRPC, PYTHON_GRPC, NATS = "go", "go-grpc", "grpc_python", "nats_json"
 
@@ -57,10 +55,10 @@ class Carried:
     changes: int  # of all rounds
     changes_per_second: int
     missing: int  # entries that differ from what the map must hold, of all rounds
-    cpu_us_sender: float | None  # None: only the sum of both ends is known
-    cpu_us_receiver: float | None
+    cpu_us_sender: float
+    cpu_us_receiver: float
     cpu_us_ends: float  # both together
-    cpu_us_broker: float | None  # None: there is none, or it is not known
+    cpu_us_broker: float | None  # None: there is none
     mapbridge_ratio: float | None  # changes per second of mapbridge against this one's
     cpu_ratio: float | None  # processor time per change of this one, all processes, against ours
 
@@ -164,12 +162,13 @@ class Comparison:
         def report(text: str) -> None:
             self.report(f"{OURS}, {text} {where}".rstrip())
 
-        with _server_watched() as broker:
-            (rate,) = SyncRate(self.seconds, report).run()
+        (rate,) = SyncRate(self.seconds, report).run()
         samples = self._samples.setdefault(OURS, _Samples())
-        samples.broker.append(max(broker, default=0.0) * 1e6 / max(rate.changes, 1))
+        samples.sender.append(rate.cpu_us.publisher)
+        samples.receiver.append(rate.cpu_us.replicas)
+        samples.ends.append(samples.sender[-1] + samples.receiver[-1])
+        samples.broker.append(rate.cpu_us.server)
         samples.rates.append(rate.changes_per_second)
-        samples.ends.append(rate.cpu_us_per_change)
         samples.changes += rate.changes
         samples.missing += rate.missing
 
@@ -220,18 +219,15 @@ class Comparison:
 
 
 def _row(name: str, samples: _Samples) -> Carried:
-    rate, ends = _median(samples.rates), _median(samples.ends)
-    assert rate is not None, "a row that was begun was measured"
-    assert ends is not None, "with its processor time"
     return Carried(
         name=name,
         changes=samples.changes,
-        changes_per_second=round(rate),
+        changes_per_second=round(_median(samples.rates)),
         missing=samples.missing,
         cpu_us_sender=_median(samples.sender),
         cpu_us_receiver=_median(samples.receiver),
-        cpu_us_ends=ends,
-        cpu_us_broker=_median(samples.broker),
+        cpu_us_ends=_median(samples.ends),
+        cpu_us_broker=_median(samples.broker) if samples.broker else None,
         mapbridge_ratio=None,
         cpu_ratio=None,
     )
@@ -241,27 +237,8 @@ def _whole(row: Carried) -> float:
     return row.cpu_us_ends + (row.cpu_us_broker or 0.0)
 
 
-@contextmanager
-def _server_watched() -> Iterator[list[float]]:
-    """Readings of the processor time of servers that start and end within the body."""
-    readings: list[float] = []
-    ended = threading.Event()
-
-    def read() -> None:
-        while not ended.wait(READING_SECONDS):
-            readings.append(server_cpu_seconds())
-
-    thread = threading.Thread(target=read, name="server-reader", daemon=True)
-    thread.start()
-    try:
-        yield readings
-    finally:
-        ended.set()
-        thread.join()
-
-
-def _median(samples: Sequence[float]) -> float | None:
-    return round(statistics.median(samples), 3) if samples else None
+def _median(samples: Sequence[float]) -> float:
+    return round(statistics.median(samples), 3)
 
 
 @contextmanager
