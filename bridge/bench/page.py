@@ -82,9 +82,10 @@ def _cell(cell: object) -> str:
 
 
 def _machine(document: Document) -> str:
+    kernel = re.split(r"[-+]", document["kernel"])[0]  # without whoever built it
     return (
         f"{document['processor']}, {document['cpus']} processors, "
-        f"{document['memory_mb'] / 1024:.0f} GB of memory; Linux {document['kernel']}, "
+        f"{document['memory_mb'] / 1024:.0f} GB of memory; Linux {kernel}, "
         f"Python {document['python']}, nats-server {document['nats_server']}, "
         f"mapbridge {document['mapbridge']}.\n"
     )
