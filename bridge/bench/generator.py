@@ -28,7 +28,6 @@ class Generated:
 
     changes: int
     seconds: float
-    waited_seconds: float  # for room in the ring
 
 
 class RingFill:
@@ -69,13 +68,11 @@ class Generator:
         """Change the map for ``seconds``, at ``rate`` changes per second or as fast as it goes."""
         began = time.monotonic()
         before = self._churn.writer(0).changes
-        waited = 0.0
         done = 0
-        while (now := time.monotonic()) - began < seconds and not self._stopped:
-            behind = rate is None or done < rate * (now - began)
+        while (passed := time.monotonic() - began) < seconds and not self._stopped:
+            behind = rate is None or done < rate * passed
             if not behind or self._fill.share() > 0.5:
                 time.sleep(PAUSE_SECONDS)
-                waited += time.monotonic() - now if behind else 0.0
                 continue
             runs = RUNS_PER_CALL
             if rate is not None:  # small steps at small rates, or latency would be that of a burst
@@ -84,4 +81,4 @@ class Generator:
             done += runs * OPERATIONS_MAX
         self._fill.close()
         changes = self._churn.writer(0).changes - before
-        return Generated(changes, time.monotonic() - began, waited)
+        return Generated(changes, time.monotonic() - began)

@@ -90,11 +90,6 @@ class Where:
         self._tree = _Parser(text).parsed()
         self._conditions: dict[tuple[int, Layout | None], Condition] = {}
 
-    @property
-    def needs_fields(self) -> bool:
-        """Whether it speaks of fields of the key or value."""
-        return any(leaf.path[0] in ("key", "value") for leaf in _leaves(self._tree))
-
     def check(self, layout: Layout) -> None:
         """Raise ``WhereError`` when a field or a value is not one of this layout."""
         for leaf in _leaves(self._tree):

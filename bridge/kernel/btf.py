@@ -104,7 +104,6 @@ class IntCoding:
     """How an integer is meant. ``bits`` below its size, or an offset: a bit field of older BTF."""
 
     is_signed: bool
-    is_char: bool
     is_bool: bool
     bit_offset: int
     bits: int
@@ -190,9 +189,6 @@ class Btf:
         """Whether a function is described, and so may be attached to by fentry and fexit."""
         return self.find(name, Kind.FUNC) is not None
 
-    def has_struct(self, name: str) -> bool:
-        return self.find(name, Kind.STRUCT, Kind.UNION) is not None
-
     def members(self, type_id: int) -> Iterator[Member]:
         """The members of a struct or union, in their order, anonymous ones included."""
         record = self.record(type_id)
@@ -214,9 +210,7 @@ class Btf:
         """The encoding of an integer (``BTF_INT_*``)."""
         word = int(self._tail(type_id)[0])
         coding = word >> 24 & 0xF
-        return IntCoding(
-            bool(coding & 1), bool(coding & 2), bool(coding & 4), word >> 16 & 0xFF, word & 0xFF
-        )
+        return IntCoding(bool(coding & 1), bool(coding & 4), word >> 16 & 0xFF, word & 0xFF)
 
     def enumerators(self, type_id: int) -> list[tuple[str, int]]:
         """Names and values of an enum, the values as wide and as signed as the enum itself.

@@ -149,8 +149,6 @@ def test_a_wrong_filter_names_its_place(text: str, column: int, said: str) -> No
 
 
 def test_fields_need_a_layout() -> None:
-    assert Where('value.state == "x"').needs_fields
-    assert not Where('op == "update"').needs_fields
     with pytest.raises(WhereError, match="no layout of this map was found"):
         Where("value.x == 1").mask(delta(), None)
     assert Where('op == "delete"').mask(delta(), None).sum() == 1
