@@ -1,4 +1,8 @@
-"""From the outbox to the log: one message in flight, the next one growing meanwhile."""
+"""From the outbox to the log: one message in flight, the next one growing meanwhile.
+
+A busy map's messages are at least ``COMPANY_SECONDS`` apart. Where the round trip takes longer than
+that, as it does at full load, nothing is held back.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,10 @@ from bridge.model import Delta, Origin
 from bridge.wire.codec import row_bytes
 
 ROWS_PER_MESSAGE_MAX = 1 << 18
+# From this rate on a message waits for company, so that the next one is sent no sooner than so long
+# after the one before: each costs all processes on its way about as much as a thousand changes.
+COMPANY_RATE = 50_000  # changes per second
+COMPANY_SECONDS = 0.002
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)  # seconds
 _BUCKETS = (*map(str, DURATIONS), "+Inf")
 
@@ -37,6 +45,7 @@ class PublishCounters:
     changes: int = 0
     seconds: float = 0.0  # spent waiting for acknowledgements
     rows_peak: int = 0  # most changes in one message
+    held: int = 0  # times that a message waited for company
     # Messages by the seconds that they waited: above the bound before, at most this one.
     durations: dict[str, int] = field(default_factory=lambda: dict.fromkeys(_BUCKETS, 0))
 
@@ -87,6 +96,8 @@ class PublishLoop:
         self._clock_offset_ns = clock_offset_ns
         self._on_ack = on_ack
         self._in_flight: Delta | None = None
+        self._began = 0.0  # when the last message was sent, time.monotonic
+        self._busy = False  # whether changes came at COMPANY_RATE or faster then
         self._finished = asyncio.Event()
         self._rows_per_message()  # refuses a map that cannot be published, before it starts
 
@@ -114,9 +125,11 @@ class PublishLoop:
                     self._finished.set()
                     return
                 await self._outbox.wait()
+                await self._company()
                 continue
             await self._publish(self._in_flight)
             self._in_flight = None
+            await self._company()
 
     async def drain(self, deadline_seconds: float) -> int:
         """Close the outbox and wait for ``run`` to empty it; changes that are left at the end."""
@@ -127,6 +140,15 @@ class PublishLoop:
         except TimeoutError:
             return self._outbox.statistics().rows + self.in_flight
         return 0
+
+    async def _company(self) -> None:
+        """Under load, let the next message grow; a full one goes at once."""
+        left = self._began + COMPANY_SECONDS - time.monotonic()
+        if not self._busy or left <= 0 or self._outbox.closed:
+            return
+        if self._outbox.statistics().rows < self._rows_per_message():
+            self.counters.held += 1
+            await asyncio.sleep(left)
 
     def _rows_per_message(self) -> int:
         outbox = self._outbox
@@ -144,6 +166,8 @@ class PublishLoop:
 
     async def _publish(self, delta: Delta) -> None:
         began = time.monotonic()
+        self._busy = len(delta.batch) >= COMPANY_RATE * (began - self._began)
+        self._began = began
         self.sent = delta.last_sequence
         sequence = await self._publisher.publish(delta)
         seconds = time.monotonic() - began

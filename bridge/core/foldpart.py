@@ -38,12 +38,21 @@ class Noted:
         return len(self.held)
 
     def take(self, rows: slice | npt.NDArray[np.intp]) -> Noted:
+        if isinstance(rows, slice):
+            return Noted(
+                self.held[rows],
+                self.late[rows],
+                self.keys[rows],
+                self.hashes[rows],
+                self.values[rows],
+            )
+        # As in ``DeltaBatch.take``: several times faster than indexing.
         return Noted(
-            self.held[rows],
-            self.late[rows],
-            self.keys[rows],
-            self.hashes[rows],
-            self.values[rows],
+            self.held.take(rows),
+            self.late.take(rows),
+            self.keys.take(rows, axis=0),
+            self.hashes.take(rows),
+            self.values.take(rows),
         )
 
     @staticmethod
@@ -88,11 +97,11 @@ class FoldPart:
             return
         whole = Noted.concatenate([self.rows, *self.waiting])
         order = np.argsort(whole.hashes, kind="stable")
-        hashes = whole.hashes[order]
+        hashes = whole.hashes.take(order)
         same = hashes[1:] == hashes[:-1]
         if same.any():
             some, others = order[1:][same], order[:-1][same]
-            if not (whole.keys[some] == whole.keys[others]).all():
+            if not np.array_equal(whole.keys.take(some, axis=0), whole.keys.take(others, axis=0)):
                 raise CollisionError
             order = order[np.append(~same, True)]
         kept = whole.held[order]

@@ -189,6 +189,14 @@ SPECS: tuple[Spec, ...] = (
         of_maps("published", "messages"),
     ),
     Spec(
+        "publish_held_total",
+        COUNTER,
+        "",
+        _MAP,
+        "times that a message of a busy map waited a few milliseconds to grow",
+        of_maps("published", "held"),
+    ),
+    Spec(
         "publish_changes_total",
         COUNTER,
         "",

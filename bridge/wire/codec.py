@@ -172,10 +172,10 @@ def _unpack_values(data: bytes, ops: U8, plain: bool, count: int, value_size: in
         return _column("values", data, count, value_size).reshape(count, value_size)
     updates = ops == Op.UPDATE
     rows = int(np.count_nonzero(updates))
-    sent = _column("values", data, rows, value_size).reshape(rows, value_size)
-    values = np.zeros((count, value_size), np.uint8)
-    values[updates] = sent
-    return values
+    row = np.dtype((np.void, value_size))  # assigned whole, which takes half the time
+    values = np.zeros(count, row)
+    values[np.flatnonzero(updates)] = _column("values", data, rows, value_size).view(row)
+    return values.view(np.uint8).reshape(count, value_size)
 
 
 def _pack_times(left: U64) -> tuple[int, int, U32]:

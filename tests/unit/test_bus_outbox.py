@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -207,6 +208,42 @@ async def test_a_drain_that_cannot_finish_tells_what_is_left() -> None:
     received = await read_deltas(bus.subscribe(CLUSTER, [], Position(0)), 2)
     assert assert_contiguous(received) == 8
     assert same_changes(received[0].delta.batch, numbered_batch(1, 5))
+    await bus.close()
+
+
+def _are(acks: list[Acked], number: int) -> bool:
+    return len(acks) == number
+
+
+async def test_messages_of_a_busy_map_wait_for_company_and_others_do_not() -> None:
+    log = MemoryLog(CLUSTER)
+    bus = MemoryBus(log)
+    box = outbox(200_000)
+    acks: list[Acked] = []
+    loop = PublishLoop(
+        origin(),
+        box,
+        await bus.publisher(origin()),
+        lambda: bus.state.max_payload,
+        on_ack=acks.append,
+    )
+    running = asyncio.create_task(loop.run())
+    first = 1
+    for number in range(1, 4):  # each after a pause
+        box.put(numbered_batch(first, 1))
+        first += 1
+        await eventually(partial(_are, acks, number))
+        await asyncio.sleep(0.01)
+    assert loop.counters.held == 0
+    for _ in range(50):
+        box.put(numbered_batch(first, 2_000))
+        first += 2_000
+        await asyncio.sleep(0)
+    assert await loop.drain(DEADLINE_SECONDS) == 0
+    await running
+    assert loop.counters.held > 0
+    assert loop.counters.changes == first - 1
+    assert loop.counters.messages < 3 + 50
     await bus.close()
 
 
