@@ -24,7 +24,7 @@ from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, NodeProcess
 from bridge.wire.subjects import stream_name
-from tests.integration.kernel_support import needs, pin_folder, rows_of
+from tests.integration.kernel_support import needs, rows_of
 from tests.node_kit import KEY, Rig, content, fill, map_name, mapbridge, published, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
@@ -35,16 +35,6 @@ T = TypeVar("T")
 def server(tmp_path: Path) -> Iterator[ServerThread]:
     with ServerThread(tmp_path / "nats") as running:
         yield running
-
-
-@pytest.fixture
-def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def keeper(url: str, work: Callable[[NatsBus], Awaitable[T]]) -> T:

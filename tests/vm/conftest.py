@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
+from bridge.rig.broker import ServerThread
+from tests.integration.kernel_support import pin_folder
+from tests.node_kit import Rig
 from tests.vm.features import IN_GUEST, SKIP_PREFIX
 
 _REASON = "needs kprobes: run by make test-vm"
+
+
+@pytest.fixture
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """Whole nodes that capture in the mode that a test names, by ``indirect``."""
+    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
+        made = Rig(tmp_path, pins, server, capture=request.param)
+        try:
+            yield made
+        finally:
+            made.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -18,10 +18,8 @@ import pytest
 
 from bridge.kernel.maps import KernelMap, MapType, create_map
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import NodeProcess
 from tests.capture_kit import rows
-from tests.integration.kernel_support import pin_folder
 from tests.node_kit import Rig, content, map_name, published, until
 from tests.order_kit import rest
 from tests.vm.features import kernel_version
@@ -34,16 +32,6 @@ FOREIGN_KEY = 0x8000  # the program's keys are all below
 FOREIGN_KEYS = 8191
 AHEAD_MAX = 3 * FOREIGN_KEYS
 DONE_MIN = 10_007
-
-
-@pytest.fixture
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server, capture=request.param)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 @pytest.fixture

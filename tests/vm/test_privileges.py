@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,25 +12,13 @@ from bridge.kernel.capabilities import bits_of
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import MapType, create_map
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import NodeProcess
 from tests.integration.churn_twin import TwinChurn, loaded_churn
-from tests.integration.kernel_support import pin_folder
 from tests.node_kit import KEY, VALUE, Rig, fill, map_name, published, until
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 DECLARED = f'[maps.layout]\nkey = "__u8[{KEY}]"\nvalue = "__u8[{VALUE}]"'
 PROBING = {Capability.CAP_BPF, Capability.CAP_PERFMON, Capability.CAP_SYSLOG}
-
-
-@pytest.fixture
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server, capture=request.param)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 @pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)

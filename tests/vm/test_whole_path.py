@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +15,15 @@ from bridge.bench.churn import Writer
 from bridge.kernel.errors import KeyExistsError
 from bridge.kernel.maps import KernelMap, UpdateFlag, create_map
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import MapEntry, NodeProcess
 from tests.integration.churn_twin import loaded_churn
-from tests.integration.kernel_support import pin_folder, rows_of
+from tests.integration.kernel_support import rows_of
 from tests.node_kit import Rig, content, fill, map_name, published, until
 from tests.vm.kernels import CHECKOUT
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
 
 IN_NAMESPACE = "MAPBRIDGE_VM_PID_NAMESPACE"
-
-
-@pytest.fixture
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server, capture=request.param)
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 @pytest.mark.parametrize("rig", ["fentry", "kprobe"], indirect=True)
