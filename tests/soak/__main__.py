@@ -59,15 +59,20 @@ def main() -> int:
     reap_leftovers()
     chance = random.Random(options.seed)
     rounds: list[tuple[float, Round]] = []
-    reloads = 0
+    reloads, broken = 0, ""
     wanted = options.minutes * 60.0
     with open_stage(mortal=MORTAL, spare=True) as stage:
         asyncio.run(_bound_log(stage.cluster.url.split(",")))
         began = time.monotonic()
         interval = min(max(wanted / INTERVALS, 0.1), 10.0)
         with Sampler(lambda: stage.nodes, lambda: time.monotonic() - began, interval) as sampler:
-            while (at := time.monotonic() - began) < wanted:
-                done, reloaded = _round(stage, len(rounds), chance)
+            while not broken and (at := time.monotonic() - began) < wanted:
+                try:
+                    done, reloaded = _round(stage, len(rounds), chance)
+                except BridgeError as error:
+                    broken = f"round {len(rounds)}: {error}"
+                    print(broken, flush=True)
+                    continue
                 rounds.append((at, done))
                 reloads += 2 * reloaded
                 print(line_of(done) + (", reloaded" if reloaded else ""), flush=True)
@@ -76,12 +81,13 @@ def main() -> int:
     memory = replace(BOUNDS["memory_mb"], amount=options.memory_mb)
     growth = judge_growth(sampler.samples, seconds, {**BOUNDS, "memory_mb": memory})
     draw(sampler.samples, rounds, options.out / "curves.png")
-    good = _good([done for _, done in rounds], growth)
+    good = _good([done for _, done in rounds], growth) and not broken
     report = {
         "seconds": round(seconds, 1),
         "seed": options.seed,
         "reloads": reloads,
         "good": good,
+        "broken": broken,
         "growth": [asdict(found) for found in growth],
         "rounds": [{"began": round(at, 2), **asdict(done)} for at, done in rounds],
     }
