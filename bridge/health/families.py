@@ -16,6 +16,7 @@ from prometheus_client.metrics_core import (
 from bridge.health.latest import section
 
 PREFIX = "mapbridge_"
+BY_MAP = ("map",)
 
 
 class Kind(enum.StrEnum):
