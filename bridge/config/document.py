@@ -1,243 +1,42 @@
 """The configuration file's shape. What a key may hold is said here and nowhere else.
 
-Each model is one table. Values arrive as TOML gave them; a validator turns text into the value in
-force or raises ``ValueError`` with the reason. Checks that need two keys are in ``checks``.
+Each model is one table. Values arrive as TOML gave them; a function of ``values`` turns each into
+the one in force or says what is wrong with it. Checks that need two keys are in ``checks``.
 """
 
 from __future__ import annotations
 
-import enum
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from bridge.config import settings
+from bridge.config import settings, values
 from bridge.config.settings import (
     MAPS_MAX,
-    NAME_LENGTH_MAX,
     CaptureMode,
     CaptureTransport,
     ListenAddress,
     MetricType,
     Storage,
-    is_stream_name,
-)
-from bridge.config.units import (
-    format_duration,
-    format_size,
-    parse_duration,
-    parse_range,
-    parse_share,
-    parse_size,
 )
 from bridge.layout.declared import DeclaredError, read_declared
-from bridge.layout.rules import FieldRule, Rule
-from bridge.model import WILDCARDS, ConflictPolicy, Evict, Role, has_wildcard, is_token
+from bridge.layout.rules import FieldRule
+from bridge.model import ConflictPolicy, Evict, Role
 
 PAGE_BYTES = 4096
-PERF_PAGES_MIN, PERF_PAGES_MAX = 16, 1 << 16  # twice the largest record; 256 MiB a CPU
-IGNORE_MAX = 64
-UNIX_PATH_BYTES_MAX = 107  # sockaddr_un, <sys/un.h>
-KERNEL_NAME_LENGTH_MAX = 15  # BPF_OBJ_NAME_LEN - 1
-_KERNEL_NAME = re.compile(r"[A-Za-z0-9_.]+")
-_KERNEL_PATTERN = re.compile(r"[A-Za-z0-9_.*?\[\]!-]+")
-_METRIC_NAME = re.compile(r"[A-Za-z_:][A-Za-z0-9_:]*")
-_LABEL_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FIELD_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*(?:\[\d+\])*|\[\d+\])+")
-_RULE_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*)+")
-LABELS_MAX = 16
-SERIES_MAX = 100_000
-_SCHEMES = ("nats", "tls")
 
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be text")
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _choice(kind: type[enum.StrEnum]) -> Callable[[object], enum.StrEnum]:
-    names = [member.value for member in kind]
-
-    def validate(value: object) -> enum.StrEnum:
-        if not isinstance(value, str) or value not in names:
-            raise ValueError(f"must be one of {', '.join(names)}")
-        return kind(value)
-
-    return validate
-
-
-def _token(value: object) -> str:
-    text = _text(value)
-    if not is_token(text) or len(text) > NAME_LENGTH_MAX:
-        raise ValueError(
-            f"must be 1 to {NAME_LENGTH_MAX} letters, digits, '_' and '-' (it is part of a subject)"
-        )
-    return text
-
-
-def _stream_name(value: object) -> str:
-    text = _text(value)
-    if text.count("*") > 1 or not is_stream_name(text.replace("*", "") or "m"):
-        raise ValueError(f"must be 1 to {NAME_LENGTH_MAX} letters, digits, '_', '-' and '.'")
-    return text
-
-
-def _pinned_maps(value: object) -> str:
-    """A pin, or a pattern for the pins of one folder."""
-    text = _absolute(value)
-    if has_wildcard(str(Path(text).parent)):
-        raise ValueError(f"may have {' '.join(WILDCARDS)} in the last part of the path only")
-    return text
-
-
-def _kernel_maps(value: object) -> str:
-    """A kernel name, or a pattern for several."""
-    if not isinstance(value, str) or not has_wildcard(value):
-        return _kernel_name(value)
-    if _KERNEL_PATTERN.fullmatch(value) is None or len(value) > NAME_LENGTH_MAX:
-        raise ValueError(
-            f"must be a pattern for kernel map names: 1 to {NAME_LENGTH_MAX} letters, digits, "
-            "'_', '.' and the wildcards '*', '?', '[...]'"
-        )
-    return value
-
-
-def _kernel_name(value: object) -> str:
-    text = _text(value)
-    if _KERNEL_NAME.fullmatch(text) is None or len(text) > KERNEL_NAME_LENGTH_MAX:
-        raise ValueError(
-            f"must be a kernel map name: 1 to {KERNEL_NAME_LENGTH_MAX} letters, digits, '_' and '.'"
-        )
-    return text
-
-
-def _map_id(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 32:
-        raise ValueError("must be a map id: a whole number from 1")
-    return value
-
-
-def _absolute(value: object) -> str:
-    text = _text(value)
-    if not Path(text).is_absolute():
-        raise ValueError("must be an absolute path")
-    return text
-
-
-def _directory(value: object) -> Path:
-    return Path(_absolute(value))
-
-
-def _duration(least: float, most: float) -> Callable[[object], float]:
-    def validate(value: object) -> float:
-        if not isinstance(value, str):
-            raise ValueError("must be text with a unit, such as '250ms'")
-        seconds = parse_duration(value)
-        if not least <= seconds <= most:
-            raise ValueError(f"must be {format_duration(least)} to {format_duration(most)}")
-        return seconds
-
-    return validate
-
-
-def _size(least: int, most: int, *, power_of_two: bool = False) -> Callable[[object], int]:
-    def validate(value: object) -> int:
-        if not isinstance(value, str):
-            raise ValueError("must be text with a unit, such as '16MiB'")
-        size = parse_size(value)
-        if not least <= size <= most:
-            raise ValueError(f"must be {format_size(least)} to {format_size(most)}")
-        if power_of_two and size & (size - 1):
-            raise ValueError("must be a power of two (the kernel's ring buffer needs it)")
-        return size
-
-    return validate
-
-
-def _pages(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("must be a number of pages, such as 512")
-    if not PERF_PAGES_MIN <= value <= PERF_PAGES_MAX or value & (value - 1):
-        raise ValueError(f"must be a power of two, {PERF_PAGES_MIN} to {PERF_PAGES_MAX}")
-    return value
-
-
-def _flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("must be true or false")
-    return value
-
-
-def _share(value: object) -> float:
-    if not isinstance(value, str):
-        raise ValueError("must be text such as '50%'")
-    return parse_share(value)
-
-
-def server_urls(value: object) -> tuple[str, ...]:
-    """The servers in a text. Raises ``ValueError``."""
-    urls = tuple(part.strip() for part in _text(value).split(","))
-    for url in urls:
-        parts = urlsplit(url)
-        if parts.scheme not in _SCHEMES or not parts.hostname:
-            raise ValueError(
-                "must be URLs such as 'nats://host:4222', separated by commas; "
-                f"schemes: {', '.join(_SCHEMES)}"
-            )
-        _port_of(parts.port if parts.port is not None else 4222)
-    return urls
-
-
-def _listen(value: object) -> ListenAddress:
-    text = _text(value)
-    host, mark, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not mark or not host or not port.isdecimal():
-        raise ValueError("must be an address and a port, such as '127.0.0.1:4222'")
-    return ListenAddress(host, _port_of(int(port)))
-
-
-def _http_listen(value: object) -> ListenAddress | Path:
-    text = _text(value)
-    if not text.startswith("unix:"):
-        return _listen(value)
-    path = text.removeprefix("unix:")
-    if not Path(path).is_absolute() or "\0" in path or len(path.encode()) > UNIX_PATH_BYTES_MAX:
-        raise ValueError(
-            f"must be 'unix:' and an absolute path of at most {UNIX_PATH_BYTES_MAX} bytes"
-        )
-    return Path(path)
-
-
-def _port_of(port: int) -> int:
-    if not 0 <= port <= 65_535:
-        raise ValueError("must have a port of 0 to 65535")
-    return port
-
-
-def _replicas(value: object) -> int:
-    if value not in (1, 3, 5) or isinstance(value, bool):
-        raise ValueError("must be 1, 3 or 5")
-    assert isinstance(value, int)
-    return value
-
-
-Token = Annotated[str, BeforeValidator(_token)]
-AbsolutePath = Annotated[str, BeforeValidator(_absolute)]
-KernelName = Annotated[str, BeforeValidator(_kernel_name)]
-MapId = Annotated[int, BeforeValidator(_map_id)]
-Sweep = Annotated[float, BeforeValidator(_duration(0.01, 3600))]
-Share = Annotated[float, BeforeValidator(_share)]
-Window = Annotated[float, BeforeValidator(_duration(0.1, 3600))]
-Ring = Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 30, power_of_two=True))]
-Queue = Annotated[int, BeforeValidator(_size(1 << 20, 16 << 30))]
+Token = Annotated[str, BeforeValidator(values.token)]
+AbsolutePath = Annotated[str, BeforeValidator(values.absolute)]
+KernelName = Annotated[str, BeforeValidator(values.kernel_name)]
+MapId = Annotated[int, BeforeValidator(values.map_id)]
+Sweep = Annotated[float, BeforeValidator(values.duration(0.01, 3600))]
+Share = Annotated[float, BeforeValidator(values.share)]
+Window = Annotated[float, BeforeValidator(values.duration(0.1, 3600))]
+Ring = Annotated[int, BeforeValidator(values.size(PAGE_BYTES, 1 << 30, power_of_two=True))]
+Queue = Annotated[int, BeforeValidator(values.size(1 << 20, 16 << 30))]
+Text = Annotated[str, BeforeValidator(values.nonempty)]
+FilePath = Annotated[Path, BeforeValidator(values.directory)]
 
 
 class Table(BaseModel):
@@ -247,25 +46,14 @@ class Table(BaseModel):
 class NodeTable(Table):
     name: Token
     cluster: Token = "default"
-    state_dir: Annotated[Path, BeforeValidator(_directory)] = settings.STATE_DIRECTORY
-
-
-def _inbox(value: object) -> str:
-    text = _text(value)
-    if not all(is_token(token) for token in text.split(".")) or len(text) > NAME_LENGTH_MAX:
-        raise ValueError("must be letters, digits, '_', '-' and '.', such as '_INBOX'")
-    return text
-
-
-Text = Annotated[str, BeforeValidator(_text)]
-FilePath = Annotated[Path, BeforeValidator(_directory)]
+    state_dir: Annotated[Path, BeforeValidator(values.directory)] = settings.STATE_DIRECTORY
 
 
 class BrokerTable(Table):
-    url: Annotated[tuple[str, ...], BeforeValidator(server_urls)] = ()
-    listen: Annotated[ListenAddress, BeforeValidator(_listen)] = ListenAddress()
-    storage: Annotated[Storage, BeforeValidator(_choice(Storage))] = Storage.FILE
-    replicas: Annotated[int, BeforeValidator(_replicas)] = 1
+    url: Annotated[tuple[str, ...], BeforeValidator(values.server_urls)] = ()
+    listen: Annotated[ListenAddress, BeforeValidator(values.listen)] = ListenAddress()
+    storage: Annotated[Storage, BeforeValidator(values.choice(Storage))] = Storage.FILE
+    replicas: Annotated[int, BeforeValidator(values.replicas)] = 1
     context: Text | None = None
     user: Text | None = None
     password_file: FilePath | None = None
@@ -275,19 +63,19 @@ class BrokerTable(Table):
     tls_ca: FilePath | None = None
     tls_cert: FilePath | None = None
     tls_key: FilePath | None = None
-    tls_first: Annotated[bool, BeforeValidator(_flag)] = False
-    inbox_prefix: Annotated[str, BeforeValidator(_inbox)] | None = None
+    tls_first: Annotated[bool, BeforeValidator(values.flag)] = False
+    inbox_prefix: Annotated[str, BeforeValidator(values.inbox)] | None = None
     domain: Token | None = None
 
 
 class CaptureTable(Table):
-    mode: Annotated[CaptureMode, BeforeValidator(_choice(CaptureMode))] = CaptureMode.AUTO
+    mode: Annotated[CaptureMode, BeforeValidator(values.choice(CaptureMode))] = CaptureMode.AUTO
     sweep: Sweep = settings.SWEEP_SECONDS
     ring: Ring = settings.RING_BYTES
-    transport: Annotated[CaptureTransport, BeforeValidator(_choice(CaptureTransport))] = (
+    transport: Annotated[CaptureTransport, BeforeValidator(values.choice(CaptureTransport))] = (
         CaptureTransport.AUTO
     )
-    perf_pages: Annotated[int, BeforeValidator(_pages)] = settings.PERF_PAGES
+    perf_pages: Annotated[int, BeforeValidator(values.pages)] = settings.PERF_PAGES
 
 
 class LimitsTable(Table):
@@ -296,16 +84,20 @@ class LimitsTable(Table):
 
 
 class SnapshotsTable(Table):
-    every: Annotated[float, BeforeValidator(_duration(1, 30 * 86_400))] = settings.SNAPSHOT_SECONDS
-    bytes: Annotated[int, BeforeValidator(_size(PAGE_BYTES, 1 << 40))] = settings.SNAPSHOT_BYTES
+    every: Annotated[float, BeforeValidator(values.duration(1, 30 * 86_400))] = (
+        settings.SNAPSHOT_SECONDS
+    )
+    bytes: Annotated[int, BeforeValidator(values.size(PAGE_BYTES, 1 << 40))] = (
+        settings.SNAPSHOT_BYTES
+    )
 
 
 class HttpTable(Table):
-    listen: Annotated[ListenAddress | Path | None, BeforeValidator(_http_listen)] = None
+    listen: Annotated[ListenAddress | Path | None, BeforeValidator(values.http_listen)] = None
 
 
 class SecurityTable(Table):
-    drop_capabilities: Annotated[bool, BeforeValidator(_flag)] = True
+    drop_capabilities: Annotated[bool, BeforeValidator(values.flag)] = True
 
 
 class SelectorTable(Table):
@@ -314,25 +106,10 @@ class SelectorTable(Table):
     id: MapId | None = None
 
 
-def _ignored(value: object) -> tuple[str, ...]:
-    """Byte ranges and field names; which of them the map has is known when it is open."""
-    if not isinstance(value, list) or not all(isinstance(one, str) and one for one in value):
-        raise ValueError("must be a list of byte ranges such as '16:24' and of field names")
-    if len(value) > IGNORE_MAX:
-        raise ValueError(f"must have at most {IGNORE_MAX} parts")
-    for one in value:
-        parse_range(one)
-    return tuple(value)
-
-
-def _emit(value: object) -> object:
-    return {"pin": value} if isinstance(value, str) else value
-
-
 class LayoutTable(Table):
-    types: Annotated[str, BeforeValidator(_text)] = ""
-    key: Annotated[str, BeforeValidator(_text)]
-    value: Annotated[str, BeforeValidator(_text)]
+    types: Annotated[str, BeforeValidator(values.nonempty)] = ""
+    key: Annotated[str, BeforeValidator(values.nonempty)]
+    value: Annotated[str, BeforeValidator(values.nonempty)]
 
     @model_validator(mode="after")
     def _understood(self) -> Self:
@@ -343,63 +120,14 @@ class LayoutTable(Table):
         return self
 
 
-def _metric_name(value: object) -> str:
-    text = _text(value)
-    if _METRIC_NAME.fullmatch(text) is None:
-        raise ValueError("must be a metric's name: letters, digits, '_' and ':'")
-    return text
-
-
-def _field_path(value: object) -> str:
-    text = _text(value)
-    if text not in ("node", "key", "value") and _FIELD_PATH.fullmatch(text) is None:
-        raise ValueError("must be a field such as key.port[0] or value.packets, or node")
-    return text
-
-
-def _labels(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or len(value) > LABELS_MAX:
-        raise ValueError(f"must be a table of at most {LABELS_MAX} labels and fields")
-    for name in value:
-        if _LABEL_NAME.fullmatch(name) is None or name.startswith("__"):
-            raise ValueError(f"must have letters, digits and '_' in the names of labels ({name})")
-    return {name: _field_path(path) for name, path in value.items()}
-
-
-def _series(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= SERIES_MAX:
-        raise ValueError(f"must be 1 to {SERIES_MAX}")
-    return value
-
-
-def _rules(value: object) -> tuple[FieldRule, ...]:
-    if not isinstance(value, dict):
-        raise ValueError('must be a table of fields, such as "value.seen" = "ktime"')
-    return tuple(_rule(path, said) for path, said in value.items())
-
-
-def _rule(path: str, said: object) -> FieldRule:
-    if path not in ("key", "value") and _RULE_PATH.fullmatch(path) is None:
-        raise ValueError(f"must name fields such as value.seen, without indexes ({path})")
-    names = [rule.value for rule in Rule if rule is not Rule.ENUM]
-    if isinstance(said, str) and said in names:
-        return FieldRule(path, Rule(said))
-    named = said.get("enum") if isinstance(said, dict) and len(said) == 1 else None
-    if isinstance(named, dict) and named and all(type(n) is int for n in named.values()):
-        return FieldRule(path, Rule.ENUM, tuple(named.items()))
-    raise ValueError(
-        f"{path}: must be one of {', '.join(names)}, or a table {{ enum = {{ NAME = 1 }} }}"
-    )
-
-
 class MetricTable(Table):
-    name: Annotated[str, BeforeValidator(_metric_name)]
-    help: Annotated[str, BeforeValidator(_text)] = settings.METRIC_HELP
-    type: Annotated[MetricType, BeforeValidator(_choice(MetricType))] = MetricType.GAUGE
-    value: Annotated[str, BeforeValidator(_field_path)] | None = None
-    labels: Annotated[dict[str, str], BeforeValidator(_labels)] = {}
-    where: Annotated[str, BeforeValidator(_text)] | None = None
-    series: Annotated[int, BeforeValidator(_series)] = settings.METRIC_SERIES
+    name: Annotated[str, BeforeValidator(values.metric_name)]
+    help: Annotated[str, BeforeValidator(values.nonempty)] = settings.METRIC_HELP
+    type: Annotated[MetricType, BeforeValidator(values.choice(MetricType))] = MetricType.GAUGE
+    value: Annotated[str, BeforeValidator(values.field_path)] | None = None
+    labels: Annotated[dict[str, str], BeforeValidator(values.labels)] = {}
+    where: Annotated[str, BeforeValidator(values.nonempty)] | None = None
+    series: Annotated[int, BeforeValidator(values.series)] = settings.METRIC_SERIES
 
 
 class GuardTable(Table):
@@ -409,23 +137,23 @@ class GuardTable(Table):
 
 
 class MapTable(SelectorTable):
-    pin: Annotated[str, BeforeValidator(_pinned_maps)] | None = None
-    map: Annotated[str, BeforeValidator(_kernel_maps)] | None = None
-    name: Annotated[str, BeforeValidator(_stream_name)] | None = None
-    role: Annotated[Role, BeforeValidator(_choice(Role))] = Role.REPLICATE
-    conflict: Annotated[ConflictPolicy, BeforeValidator(_choice(ConflictPolicy))] = (
+    pin: Annotated[str, BeforeValidator(values.pinned_maps)] | None = None
+    map: Annotated[str, BeforeValidator(values.kernel_maps)] | None = None
+    name: Annotated[str, BeforeValidator(values.stream_name)] | None = None
+    role: Annotated[Role, BeforeValidator(values.choice(Role))] = Role.REPLICATE
+    conflict: Annotated[ConflictPolicy, BeforeValidator(values.choice(ConflictPolicy))] = (
         ConflictPolicy.STREAM
     )
-    emit: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
-    emit_losses: Annotated[SelectorTable | None, BeforeValidator(_emit)] = None
+    emit: Annotated[SelectorTable | None, BeforeValidator(values.emit)] = None
+    emit_losses: Annotated[SelectorTable | None, BeforeValidator(values.emit)] = None
     ring: Ring | None = None
     sweep: Sweep | None = None
-    evict: Annotated[Evict, BeforeValidator(_choice(Evict))] = Evict.LOCAL
+    evict: Annotated[Evict, BeforeValidator(values.choice(Evict))] = Evict.LOCAL
     layout: LayoutTable | None = None
-    fields: Annotated[tuple[FieldRule, ...], BeforeValidator(_rules)] = ()
+    fields: Annotated[tuple[FieldRule, ...], BeforeValidator(values.rules)] = ()
     metrics: tuple[MetricTable, ...] = ()
-    ignore: Annotated[tuple[str, ...], BeforeValidator(_ignored)] = ()
-    lag: Annotated[float, BeforeValidator(_duration(0.1, 3600))] = settings.LAG_SECONDS
+    ignore: Annotated[tuple[str, ...], BeforeValidator(values.ignored)] = ()
+    lag: Annotated[float, BeforeValidator(values.duration(0.1, 3600))] = settings.LAG_SECONDS
     guard: GuardTable = GuardTable()
 
 

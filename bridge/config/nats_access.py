@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bridge.access import Access, Secret
-from bridge.config.document import BrokerTable, server_urls
+from bridge.config.document import BrokerTable
 from bridge.config.problems import Problem, shown
 from bridge.config.settings import BrokerConfig
+from bridge.config.values import server_urls
 
 CONTEXT_BYTES_MAX = 1 << 20
 DEFAULT_URL = "nats://127.0.0.1:4222"  # of a context that names none

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bridge.capture.transport import PERF_PAGES_MIN, RING_BYTES_MIN, Transport, choose_carrier
-from bridge.config.document import PERF_PAGES_MAX, PERF_PAGES_MIN as CONFIGURED_PAGES_MIN
+from bridge.config.values import PERF_PAGES_MAX, PERF_PAGES_MIN as CONFIGURED_PAGES_MIN
 from bridge.kernel import features
 from bridge.kernel.features import Answer
 
