@@ -23,8 +23,9 @@ from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.latency import DelayHistogram
 from bridge.apply.loading import Load
 from bridge.apply.writer import MapWriter, SizesDifferError, Written
-from bridge.core.replica import Replica, Verdict
+from bridge.core.replica import Replica
 from bridge.core.touches import GRACE_NANOSECONDS, Touch
+from bridge.core.verdict import Verdict
 from bridge.errors import BridgeError
 from bridge.model import U8, Delta, DeltaBatch, Origin
 

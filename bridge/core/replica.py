@@ -18,37 +18,23 @@ a batch passes without any work per key.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
 from bridge.core.batches import folded_to_last, not_evicted, without_evictions
-from bridge.core.dirty import DirtyKeys
+from bridge.core.doubts import Doubts
 from bridge.core.fingerprints import Differences, Fingerprints, ScanSlice
 from bridge.core.keys import KeySet
 from bridge.core.origins import OriginTracker
-from bridge.core.overlaps import Overlaps
-from bridge.core.pending import Pending
+from bridge.core.pending import PendingChanges
 from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
-from bridge.core.touches import FOREVER, Touch, Touches
+from bridge.core.touches import Touch
 from bridge.core.unwritten import Unwritten
+from bridge.core.verdict import Verdict
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """``writes``: the last change per key, to be written now; set ``touch.end`` afterwards."""
-
-    writes: DeltaBatch | None
-    touch: Touch | None
-    changes: int  # foreign changes judged
-    superseded: int  # of these, skipped for a pending own change
-    duplicates: int  # seen before
-    missed: int  # jumped over by an origin's sequence
 
 
 class Replica:
@@ -71,16 +57,11 @@ class Replica:
         self._rereads = rereads and not applies
         self._fingerprints = fingerprints
         self._folding = folding
-        self._pending: deque[Pending] = deque()
-        self._pending_keys: KeySet | None = None  # of all of ``_pending``, made when asked for
-        self._dirty = DirtyKeys()
-        self._touches = Touches()
-        self._overlaps = Overlaps()
-        self._floor = 0
+        self._pending = PendingChanges()
+        self._doubts = Doubts()
         self._origins = OriginTracker()
         self._scan_began: int | None = None
         self._scan_doubts: KeySet | None = None
-        self._drained = FOREVER
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
         self._rejoin: Rejoin | None = None
@@ -89,11 +70,11 @@ class Replica:
 
     @property
     def pending_rows(self) -> int:
-        return sum(len(p.keys) for p in self._pending)
+        return len(self._pending)
 
     @property
     def dirty_keys(self) -> int:
-        return len(self._dirty)
+        return len(self._doubts.dirty)
 
     @property
     def observed(self) -> int:
@@ -115,22 +96,16 @@ class Replica:
         # An eviction says nothing of what the key should be: it is no reason to skip others.
         lasting = not_evicted(batch)
         if self._fingerprints is not None:
-            self._fingerprints.note(self._sure(batch, lasting))
+            self._fingerprints.note(self._doubts.sure(batch, lasting))
+        if self._applies:
+            self._pending.add(self.captured - len(batch) + 1, batch, lasting)
         batch = batch if lasting is None else batch.take(lasting)
         if not len(batch) or not (self._applies or self._rereads):
             return
         if self._applies:
             self._full.drop(batch.keys)
             self._blocked.drop(batch.keys)
-            first = self.captured - (len(batch) if lasting is None else len(lasting)) + 1
-            sequences = None if lasting is None else np.flatnonzero(lasting).astype(np.uint64)
-            if sequences is not None:
-                sequences += np.uint64(first)
-            self._pending.append(Pending(self.captured, batch.keys, sequences))
-            self._pending_keys = None
-        doubtful = self._doubts(batch)
-        if doubtful is not None or self._dirty:
-            self._dirty.mark(batch.keys, doubtful)
+        self._doubts.note(batch)
 
     def recall(self, batch: DeltaBatch) -> None:
         """What this node had published before: the fold begins with it. Where nothing is applied.
@@ -146,29 +121,21 @@ class Replica:
 
         None of them was sent. To be called under the lock that ``capture`` is called under.
         """
-        while self._pending and self._pending[-1].first_sequence >= first:
-            self._pending.pop()
-        if self._pending and self._pending[-1].last_sequence >= first:
-            self._pending[-1] = self._pending[-1].before(first)
         self.captured = first + len(batch) - 1
-        lasting = not_evicted(batch)
-        rows = np.arange(len(batch)) if lasting is None else np.flatnonzero(lasting)
-        if self._applies and len(rows):
-            sequences = None if lasting is None else (rows + first).astype(np.uint64)
-            keys = batch.keys if lasting is None else batch.keys.take(rows, axis=0)
-            self._pending.append(Pending(self.captured, keys, sequences))
-        self._pending_keys = None
+        self._pending.drop_from(first)
+        if self._applies:
+            self._pending.add(first, batch, not_evicted(batch))
 
     def attached(self) -> None:
         """Operations older than the probes may still be going on, and will not be recorded.
 
         All own changes are in doubt until ``settled``; the owner judges and scans only after it.
         """
-        self._floor = FOREVER
+        self._doubts.attached()
 
     def settled(self, now: int) -> None:
         """Every operation that is older than the probes had ended by ``now``."""
-        self._floor = now
+        self._doubts.settled(now)
 
     def reread(self, keys_max: int) -> U8 | None:
         """Keys whose value in the map is to be captured again; only where nothing is applied.
@@ -177,15 +144,15 @@ class Replica:
         own change that began before the reading and left after it, so a change that overlaps it
         puts the key in doubt once more.
         """
-        if self._applies or not self._dirty:
+        if self._applies or not self._doubts.dirty:
             return None
-        return self._dirty.take(keys_max)
+        return self._doubts.dirty.take(keys_max)
 
     def begin_scan(self, now: int) -> None:
-        """The map is about to be read. At most one scan is open; ``compare`` ends it."""
+        """The map is about to be read. At most one scan is open; ``end_scan`` ends it."""
         self._scan_began = now
         # What is judged or captured from now on is left out too: the fingerprints remember that.
-        self._scan_doubts = self._touches.since(now, self._unsure())
+        self._scan_doubts = self._doubts.touches.since(now, self._unsure())
         if self._fingerprints is not None:
             self._fingerprints.begin()
 
@@ -220,11 +187,11 @@ class Replica:
 
         Before the first call there is nothing to wait for: ``forget`` alone decides.
         """
-        self._drained = watermark
+        self._doubts.drained(watermark)
 
     def forget(self, watermark: int) -> None:
         """No operation that began at or before ``watermark`` is still going on."""
-        self._touches.forget(min(watermark, self._drained))
+        self._doubts.forget(watermark)
 
     def rejoin(self, saved: int) -> None:
         """The map lived on since the stream's position ``saved`` had been applied to it.
@@ -238,7 +205,7 @@ class Replica:
         assert self._rejoin is not None, "the map did not rejoin"
         writes, self._rejoin = self._rejoin.finish(), None
         if writes is not None:
-            writes = self._without_pending(writes)  # captured since
+            writes = self._pending.without(writes)  # captured since
         if writes is None or not len(writes):
             return Verdict(None, None, 0, 0, 0, 0)
         return Verdict(writes, self._begin(writes), 0, 0, 0, 0)
@@ -277,7 +244,7 @@ class Replica:
                 batch = folded.batch.take(
                     folded.differs | folded.changed if own else folded.changed
                 )
-            free = self._without_pending(batch)
+            free = self._pending.without(batch)
             superseded += len(batch) - len(free)
             free = without_evictions(free)
             if self._rejoin is not None:
@@ -301,17 +268,17 @@ class Replica:
         The position may move back, so own messages that were seen come once more: written then.
         ``learns``: a map that rejoins goes on to; otherwise it is loaded instead.
         """
-        settled = [p.before(stored + 1).keys for p in self._pending if p.first_sequence <= stored]
-        self._release(stored)
+        settled = self._pending.before(stored + 1)
+        self._pending.release(stored)
         self._origins.jump()
         self._again = self._observed
         if not learns:
             self._load_instead()
-        if self._dirty:
-            keys = self._dirty.all()
-            held = self._pending_set().holds(keys) if self._pending else np.zeros(len(keys), bool)
-            self._dirty.resolve(keys[~held])
-        return np.concatenate(settled) if settled else None
+        dirty = self._doubts.dirty
+        if dirty:
+            keys = dirty.all()
+            dirty.resolve(keys[~self._pending.holds(keys)])
+        return settled
 
     def _load_instead(self) -> None:
         """What was noted to be taken later is not; nor is it what the stream says."""
@@ -319,7 +286,7 @@ class Replica:
         noted = None if rejoin is None else rejoin.abandon()
         if noted is None or self._fingerprints is None:
             return
-        gone = self._without_pending(noted)
+        gone = self._pending.without(noted)
         self._fingerprints.note(replace(gone, ops=np.full(len(gone), Op.DELETE, np.uint8)))
 
     def load(self, batch: DeltaBatch) -> Verdict:
@@ -329,7 +296,7 @@ class Replica:
         was about to be told. So there is none for a map with a policy.
         """
         assert self._folding is None, "a policy folds the log from its beginning"
-        free = without_evictions(self._without_pending(batch))
+        free = without_evictions(self._pending.without(batch))
         skipped = len(batch) - len(free)
         if self._rejoin is not None:  # it only tells what the stream says
             if self._fingerprints is not None:
@@ -345,7 +312,7 @@ class Replica:
 
         ``full``: because the map had no room, so the keys are not in it.
         """
-        batch = self._without_pending(batch)  # captured since the judgement
+        batch = self._pending.without(batch)  # captured since the judgement
         (self._full if full else self._blocked).add(batch)
         if full and self._fingerprints is not None and len(batch):
             self._fingerprints.note(replace(batch, ops=np.full(len(batch), Op.DELETE, np.uint8)))
@@ -355,29 +322,13 @@ class Replica:
         batch = self._blocked.take(rows_max) or self._full.take(rows_max)
         return Verdict(batch, self._begin(batch), 0, 0, 0, 0)
 
-    def _sure(self, batch: DeltaBatch, lasting: npt.NDArray[np.bool_] | None) -> DeltaBatch:
-        """Without evictions that the bridge may have written over: the map may hold the key."""
-        doubtful = None if lasting is None else self._touches.doubts(batch.keys, batch.entered)
-        if lasting is None or doubtful is None:
-            return batch
-        return batch.take(lasting | ~doubtful)
-
-    def _doubts(self, batch: DeltaBatch) -> npt.NDArray[np.bool_] | None:
-        marks = [
-            self._touches.doubts(batch.keys, batch.entered),
-            self._overlaps.add(batch.keys, batch.entered, batch.left),
-            batch.entered <= np.uint64(self._floor) if self._floor else None,
-        ]
-        found = [mark for mark in marks if mark is not None and mark.any()]
-        return np.logical_or.reduce(found) if found else None
-
     def _unsure(self) -> U8 | None:
         """Keys of which a scan that begins now says nothing, whatever the bridge wrote."""
         parts: list[U8] = []
         if self._blocked.keys is not None:
             parts.append(self._blocked.keys)
-        if self._dirty:
-            parts.append(self._dirty.all())
+        if self._doubts.dirty:
+            parts.append(self._doubts.dirty.all())
         return np.concatenate(parts) if parts else None
 
     def _begin(self, writes: DeltaBatch | None) -> Touch | None:
@@ -385,7 +336,7 @@ class Replica:
             return None
         if self._fingerprints is not None:
             self._fingerprints.note(writes)
-        return self._touches.begin(writes.keys)
+        return self._doubts.touches.begin(writes.keys)
 
     def _observe(self, delta: Delta) -> list[DeltaBatch]:
         """An own message came back: what of it must be written again.
@@ -393,17 +344,16 @@ class Replica:
         A dirty key waits for its newest own change. A message may end inside of what was captured
         at once: what it holds is pending no more, for the others' changes behind it count.
         """
-        self._release(delta.last_sequence)
+        self._pending.release(delta.last_sequence)
         self._observed = delta.last_sequence
-        if not self._dirty:
+        dirty, keys = self._doubts.dirty, delta.batch.keys
+        if not dirty:
             return []
-        resolved = self._dirty.holds(delta.batch.keys)
-        if self._pending:
-            resolved &= ~self._pending_set().holds(delta.batch.keys)
+        resolved = dirty.holds(keys) & ~self._pending.holds(keys)
         if not resolved.any():
             return []
         again = delta.batch.take(resolved)
-        self._dirty.resolve(again.keys)
+        dirty.resolve(again.keys)
         return [without_evictions(again)]
 
     def _settled(self, folded: Folded, again: list[DeltaBatch]) -> list[DeltaBatch]:
@@ -411,25 +361,4 @@ class Replica:
         needed = folded.differs.copy()
         for batch in again:
             needed |= KeySet(batch.keys).holds(folded.batch.keys)
-        return [self._without_pending(folded.batch.take(needed))]
-
-    def _release(self, sequence: int) -> None:
-        """Own changes up to ``sequence`` are pending no more."""
-        while self._pending and self._pending[0].last_sequence <= sequence:
-            self._pending.popleft()
-            self._pending_keys = None
-        if self._pending:
-            rest = self._pending[0].behind(sequence)
-            if rest is not self._pending[0]:
-                self._pending[0], self._pending_keys = rest, None
-
-    def _without_pending(self, batch: DeltaBatch) -> DeltaBatch:
-        if not self._pending:
-            return batch
-        held = self._pending_set().holds(batch.keys)
-        return batch.take(~held) if held.any() else batch
-
-    def _pending_set(self) -> KeySet:
-        if self._pending_keys is None:
-            self._pending_keys = KeySet(np.concatenate([p.keys for p in self._pending]))
-        return self._pending_keys
+        return [self._pending.without(folded.batch.take(needed))]

@@ -17,7 +17,9 @@ import pytest
 
 from bridge.core.dirty import DirtyKeys
 from bridge.core.fingerprints import Fingerprints
-from bridge.core.replica import Replica, Verdict
+from bridge.core.pending import PendingChanges
+from bridge.core.replica import Replica
+from bridge.core.verdict import Verdict
 from bridge.model import Delta, DeltaBatch, Op, Origin
 
 GRACE = 60  # steps: longer than any operation of the walk
@@ -258,7 +260,7 @@ def test_maps_equal_the_fold_with_sweeps() -> None:
 
 
 def test_walk_finds_missing_pending(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Replica, "_without_pending", lambda self, batch: batch)
+    monkeypatch.setattr(PendingChanges, "without", lambda self, batch: batch)
     assert failing_seeds(101)
 
 

@@ -18,8 +18,9 @@ from bridge.core.fingerprints import Fingerprints
 from bridge.core.guard import GuardLimits
 from bridge.core.joining import Acks, rejoins
 from bridge.core.policies import PolicyFold
-from bridge.core.replica import Replica, Verdict
+from bridge.core.replica import Replica
 from bridge.core.snapshots import Facts
+from bridge.core.verdict import Verdict
 from bridge.model import U8, ConflictPolicy, Delta, DeltaBatch, Manifest, Op, Origin
 from bridge.node.synced import Sync, SyncGate
 from tests.simulation.joining import Joining, keys_of, now_done

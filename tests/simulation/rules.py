@@ -18,16 +18,18 @@ from bridge.core import (
     coalesce as coalescing,
     snapshots as snapshot_rules,
 )
+from bridge.core.doubts import Doubts
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.joining import Acks
 from bridge.core.origins import Admission, OriginTracker
 from bridge.core.overlaps import Overlaps
-from bridge.core.pending import Pending
+from bridge.core.pending import Pending, PendingChanges
 from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
-from bridge.core.replica import Replica, Verdict
+from bridge.core.replica import Replica
 from bridge.core.snapshots import Facts, Run, Step
 from bridge.core.touches import FOREVER, Touches
+from bridge.core.verdict import Verdict
 from bridge.model import ConflictPolicy, Delta, DeltaBatch, Op
 from bridge.node.synced import SyncGate
 from tests.simulation import node as node_steps
@@ -58,7 +60,7 @@ class Mutation:
             yield
 
 
-_doubts = Replica._doubts
+_doubts = Doubts._of
 _observe = Replica._observe
 _judge = Replica.judge
 _touch_doubts = Touches.doubts
@@ -71,14 +73,13 @@ _coalesce = coalescing.coalesce
 _sync = SyncGate.look
 
 
-def _by_exit_time(self: Replica, batch: DeltaBatch) -> object:
+def _by_exit_time(self: Doubts, batch: DeltaBatch) -> object:
     return _doubts(self, replace(batch, entered=batch.left))
 
 
 def _first_own_message(self: Replica, delta: object) -> object:
     again = _observe(self, delta)  # type: ignore[arg-type]
-    self._pending.clear()
-    self._pending_keys = None
+    self._pending.drop_from(0)
     return again
 
 
@@ -106,13 +107,17 @@ def _refused_and_known(self: Replica, batch: DeltaBatch, *, full: bool) -> None:
         _refuse(self, batch, full=full)
 
 
-def _forget_everything(self: Replica, watermark: int) -> None:
-    self._touches.forget(FOREVER - 1)
+def _begin_unnoted(self: Replica, writes: DeltaBatch | None) -> object:
+    return writes and self._doubts.touches.begin(writes.keys)
 
 
-def _forget_undrained(self: Replica, watermark: int) -> None:
+def _forget_everything(self: Doubts, watermark: int) -> None:
+    self.touches.forget(FOREVER - 1)
+
+
+def _forget_undrained(self: Doubts, watermark: int) -> None:
     self._drained = FOREVER
-    self._touches.forget(max((t.end for t in self._touches._list if t.end < FOREVER), default=0))
+    self.touches.forget(max((t.end for t in self.touches._list if t.end < FOREVER), default=0))
 
 
 def _anybody(self: PolicyFold, node: str, said: DeltaBatch, rows: object) -> object:
@@ -167,11 +172,11 @@ RULES: dict[str, Mutation] = {
     ),
     "1 entry time": Mutation(
         "it is the begin of a change that counts, not its end",
-        ((Replica, "_doubts", _by_exit_time),),
+        ((Doubts, "_of", _by_exit_time),),
     ),
     "2 pending keys": Mutation(
         "changes of others on keys with an unobserved own change are skipped",
-        ((Replica, "_without_pending", lambda self, batch: batch),),
+        ((PendingChanges, "without", lambda self, batch: batch),),
     ),
     "2 newest own message": Mutation(
         "a key is pending until its newest own message has come back",
@@ -216,11 +221,11 @@ RULES: dict[str, Mutation] = {
     ),
     "4 watermark": Mutation(
         "writes of the bridge are remembered until older changes have arrived",
-        ((Replica, "forget", _forget_everything),),
+        ((Doubts, "forget", _forget_everything),),
     ),
     "4 undrained": Mutation(
         "writes of the bridge are remembered while records wait in the ring",
-        ((Replica, "forget", _forget_undrained),),
+        ((Doubts, "forget", _forget_undrained),),
     ),
     "5 open scan": Mutation(
         "a scan leaves out what was captured and judged since it began",
@@ -246,7 +251,7 @@ RULES: dict[str, Mutation] = {
     ),
     "5 fold": Mutation(
         "a scan is compared with the stream, foreign changes included",
-        ((Replica, "_begin", lambda self, writes: writes and self._touches.begin(writes.keys)),),
+        ((Replica, "_begin", _begin_unnoted),),
     ),
     "6 attaching": Mutation(
         "nothing is judged or scanned while operations older than the probes go on",

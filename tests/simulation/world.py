@@ -166,7 +166,7 @@ class World:
         if len(self.log) > MESSAGES_MAX:
             raise RuntimeError(f"{len(self.log)} messages: somebody echoes")
         if node.up:
-            self.peak = max(self.peak, len(node.replica._touches._list))
+            self.peak = max(self.peak, len(node.replica._doubts.touches._list))
         if self.trace and did:
             print(self.now, node.name, getattr(action, "__name__", ""), node.kernel.map)
             for delta in self.log.messages[before:]:

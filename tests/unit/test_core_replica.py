@@ -7,8 +7,9 @@ import pytest
 
 from bridge.core import unwritten
 from bridge.core.fingerprints import Fingerprints
-from bridge.core.replica import Replica, Verdict
+from bridge.core.replica import Replica
 from bridge.core.touches import GRACE_NANOSECONDS
+from bridge.core.verdict import Verdict
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 
 OWN, OTHER = Origin("c", "m", "own", 1), Origin("c", "m", "other", 2)
