@@ -91,8 +91,13 @@ class PendingChanges:
             self._keys = None
         if self._captures:
             rest = self._captures[0].behind(sequence)
-            if rest is not self._captures[0]:
-                self._captures[0], self._keys = rest, None
+            if rest is self._captures[0]:
+                return
+            self._keys = None
+            if len(rest.keys):
+                self._captures[0] = rest
+            else:
+                self._captures.popleft()  # what comes after it are evictions only
 
     def holds(self, keys: U8) -> Flags:
         """``bool[n]``: which of the given keys have a pending change."""

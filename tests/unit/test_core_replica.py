@@ -209,3 +209,16 @@ def test_evictions_between_own_changes_do_not_shift_what_is_pending() -> None:
     verdict = judge.judge([Delta(OWN, 1, captured.take(slice(0, 3))), between])
     assert rows(verdict.writes) == {1: (Op.UPDATE, 7)}
     assert judge.pending_rows == 1
+
+
+@pytest.mark.parametrize("step", ["load", "merge"])
+def test_own_evictions_that_are_left_of_a_capture_are_nothing_to_wait_for(step: str) -> None:
+    judge = replica()
+    captured = DeltaBatch.concatenate([batch(Op.UPDATE, 1), batch(Op.EVICT, 9)])
+    judge.capture(captured)
+    judge.judge([Delta(OWN, 1, captured.take(slice(0, 1)))])
+    if step == "load":
+        assert judge.jump(1) is None
+    else:
+        judge.replaced(2, batch(Op.EVICT, 9))
+    assert judge.pending_rows == 0
