@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from bridge.core.dirty import DirtyKeys, Flags
+from bridge.core.keys import KeySet
 from bridge.core.overlaps import Overlaps
 from bridge.core.touches import FOREVER, Touches
-from bridge.model import DeltaBatch
+from bridge.model import U8, DeltaBatch
 
 
 class Doubts:
@@ -41,6 +42,16 @@ class Doubts:
         if lasting is None or doubtful is None:
             return batch
         return batch.take(lasting | ~doubtful)
+
+    def since(self, began: int, blocked: U8 | None) -> KeySet | None:
+        """Keys of which a scan that begins now says nothing, ``blocked`` ones included.
+
+        They may have been written by the bridge since ``began``, or they are in doubt already.
+        """
+        if self.dirty:
+            dirty = self.dirty.all()
+            blocked = dirty if blocked is None else np.concatenate([blocked, dirty])
+        return self.touches.since(began, blocked)
 
     def attached(self) -> None:
         """All own changes are in doubt until ``settled``."""

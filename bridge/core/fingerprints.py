@@ -111,27 +111,13 @@ class Fingerprints:
             low = number * step
             yield ScanSlice(low, low + step - 1, seed, keys[rows], values[rows], hashes[rows])
 
-    def differences(
-        self, keys: U8, values: U8, *, doubtful: KeySet | None, complete: bool
-    ) -> Differences:
-        """Compare scanned entries with the fold at once, take the differences into it, and end.
-
-        ``doubtful``: keys that the bridge may have written while the scan ran. ``complete``: the
-        scan covers the whole map, so what it lacks was deleted.
-        """
-        while True:
-            seed, high = self._seed, (1 << _HASH_BITS) - 1
-            whole = ScanSlice(0, high, seed, keys, values, hash_rows(keys, seed))
-            found = self.compare(whole, doubtful=doubtful, complete=complete)
-            if self._seed == seed:
-                self.end()
-                return found
-
     def compare(
         self, piece: ScanSlice, *, doubtful: KeySet | None, complete: bool = True
     ) -> Differences:
         """Compare one slice with the fold, and take the differences into it.
 
+        ``doubtful``: keys that the bridge may have written while the scan ran. ``complete``: the
+        scan covers the whole map, so what it lacks was deleted.
         After a collision of hashes, which takes a new seed, all of the slice is left in doubt.
         """
         fold = self._between(piece.low, piece.high)

@@ -60,7 +60,6 @@ class Replica:
         self._pending = PendingChanges()
         self._doubts = Doubts()
         self._origins = OriginTracker()
-        self._scan_began: int | None = None
         self._scan_doubts: KeySet | None = None
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
@@ -150,35 +149,28 @@ class Replica:
 
     def begin_scan(self, now: int) -> None:
         """The map is about to be read. At most one scan is open; ``end_scan`` ends it."""
-        self._scan_began = now
         # What is judged or captured from now on is left out too: the fingerprints remember that.
-        self._scan_doubts = self._doubts.touches.since(now, self._unsure())
+        self._scan_doubts = self._doubts.since(now, self._blocked.keys)
         if self._fingerprints is not None:
             self._fingerprints.begin()
 
-    def compare(self, keys: U8, values: U8, *, complete: bool) -> Differences:
-        """What the open scan found beyond the fold; ends the scan.
-
-        The differences count as own changes from now on: hand them to ``capture`` in any case.
-        """
-        assert self._fingerprints is not None, "scans are not compared for this map"
-        assert self._scan_began is not None, "no scan is open"
-        doubtful, self._scan_doubts, self._scan_began = self._scan_doubts, None, None
-        return self._fingerprints.differences(keys, values, doubtful=doubtful, complete=complete)
-
     def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
-        """The whole of the open scan in slices for ``compare_slice``. Needs no lock."""
+        """The whole of the open scan in slices for ``compare``. Needs no lock."""
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.cut(chunks, value_size)
 
-    def compare_slice(self, piece: ScanSlice, *, complete: bool) -> Differences:
-        """As ``compare``, for one of the slices; changes may be captured in between."""
+    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
+        """What a slice of the open scan holds beyond the fold. ``complete``: the rest was deleted.
+
+        The differences count as own changes from now on: hand them to ``capture`` in any case.
+        Others may be captured between the slices.
+        """
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.compare(piece, doubtful=self._scan_doubts, complete=complete)
 
     def end_scan(self) -> None:
         """The open scan has been compared, or was given up."""
-        self._scan_began, self._scan_doubts = None, None
+        self._scan_doubts = None
         if self._fingerprints is not None:
             self._fingerprints.end()
 
@@ -321,15 +313,6 @@ class Replica:
         """Writes that the kernel did not take before, at most ``rows_max``."""
         batch = self._blocked.take(rows_max) or self._full.take(rows_max)
         return Verdict(batch, self._begin(batch), 0, 0, 0, 0)
-
-    def _unsure(self) -> U8 | None:
-        """Keys of which a scan that begins now says nothing, whatever the bridge wrote."""
-        parts: list[U8] = []
-        if self._blocked.keys is not None:
-            parts.append(self._blocked.keys)
-        if self._doubts.dirty:
-            parts.append(self._doubts.dirty.all())
-        return np.concatenate(parts) if parts else None
 
     def _begin(self, writes: DeltaBatch | None) -> Touch | None:
         if writes is None or not self._publishes:

@@ -145,7 +145,7 @@ class Lane:
     def compare(self, piece: ScanSlice) -> Differences:
         with self.lock:
             complete = self.identity.missing_means_deleted
-            return self.replica.compare_slice(piece, complete=complete)
+            return self.replica.compare(piece, complete=complete)
 
     def end_scan(self) -> None:
         with self.lock:

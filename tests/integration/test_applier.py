@@ -21,6 +21,7 @@ from bridge.kernel.errors import MapClosedError
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import KernelMap, MapType, create_map
 from bridge.model import Delta, DeltaBatch, Op, Origin
+from tests.core_kit import compare_whole
 from tests.integration.kernel_support import needs, rows_of, unique_name
 from tests.node_kit import content, until
 
@@ -103,7 +104,7 @@ def test_what_was_refused_is_written_when_there_is_room(
     with bench.lock:  # a sweep now would find the map without these keys
         bench.replica.begin_scan(time.monotonic_ns())
         keys, values = next(iter(bench.map.scan()))
-        found = bench.replica.compare(keys, values, complete=True)
+        found = compare_whole(bench.replica, keys, values)
     assert (len(found.updated_keys), len(found.deleted_keys)) == (0, 0)
 
     assert bench.map.delete_batch(rows_of(range(20), SIZE)).done == 20  # by a local program

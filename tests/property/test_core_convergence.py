@@ -21,6 +21,7 @@ from bridge.core.pending import PendingChanges
 from bridge.core.replica import Replica
 from bridge.core.verdict import Verdict
 from bridge.model import Delta, DeltaBatch, Op, Origin
+from tests.core_kit import compare_whole
 
 GRACE = 60  # steps: longer than any operation of the walk
 KEYS = 3
@@ -213,7 +214,7 @@ class Walk:
     def end_sweep(self, node: Node, scan: dict[int, int]) -> None:
         keys = np.array(list(scan), np.uint8).reshape(-1, 1)
         values = np.concatenate([np.zeros((0, 2), np.uint8), *(_value(v) for v in scan.values())])
-        found = node.replica.compare(keys, values, complete=True)
+        found = compare_whole(node.replica, keys, values)
         began = node.scan_began
         for key in found.deleted_keys[:, 0]:
             self.found(node, row(int(key), ABSENT, began, self.now))

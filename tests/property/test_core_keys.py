@@ -10,6 +10,7 @@ from bridge.core import keys as module
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.keys import KeySet, hash_rows, last_rows
 from bridge.model import U8, DeltaBatch, Op
+from tests.core_kit import differences
 
 SIZES = st.sampled_from([1, 3, 4, 5, 8, 12, 16, 17, 40])
 
@@ -82,7 +83,7 @@ def test_differences_are_those_of_dictionaries(steps: list[Step]) -> None:
             fold = {k: v for k, v in fold.items() if v}
         else:
             held = {k: v for k, v in entries.items() if v}
-            found = table.differences(wide(held), values_of(held), doubtful=None, complete=True)
+            found = differences(table, wide(held), values_of(held))
             changed = {k: v for k, v in held.items() if fold.get(k) != v}
             assert narrow(found.updated_keys, found.updated_values) == changed
             gone = narrow(found.deleted_keys, found.deleted_keys)
@@ -96,11 +97,11 @@ def test_keys_in_doubt_are_left_for_the_next_scan() -> None:
     table.note(batch_of({1: 1, 2: 1}))
     now = {1: 2, 3: 3}
     doubtful = KeySet(wide({1: 0, 2: 0}))
-    found = table.differences(wide(now), values_of(now), doubtful=doubtful, complete=True)
+    found = differences(table, wide(now), values_of(now), doubtful=doubtful)
     assert narrow(found.updated_keys, found.updated_values) == {3: 3}
     assert not len(found.deleted_keys)
     assert found.deferred == 2
-    found = table.differences(wide(now), values_of(now), doubtful=None, complete=True)
+    found = differences(table, wide(now), values_of(now))
     assert narrow(found.updated_keys, found.updated_values) == {1: 2}
     assert len(found.deleted_keys) == 1
 

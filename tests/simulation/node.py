@@ -23,6 +23,7 @@ from bridge.core.snapshots import Facts
 from bridge.core.verdict import Verdict
 from bridge.model import U8, ConflictPolicy, Delta, DeltaBatch, Manifest, Op, Origin
 from bridge.node.synced import Sync, SyncGate
+from tests.core_kit import compare_whole
 from tests.simulation.joining import Joining, keys_of, now_done
 from tests.simulation.kernel import ABSENT, Kernel, change, entries
 from tests.simulation.log import Log
@@ -435,7 +436,7 @@ class Node:
     def _compare(self, scan: Scan) -> None:
         keys = np.array(list(scan.found), np.uint8).reshape(-1, 1)
         values = np.array(list(scan.found.values()), np.uint64).view(np.uint8).reshape(-1, 8)
-        found = self.replica.compare(keys, values, complete=scan.complete)
+        found = compare_whole(self.replica, keys, values, complete=scan.complete)
         self.scan_wanted |= found.deferred > 0
         for key in found.deleted_keys[:, 0]:
             self._capture(change(int(key), ABSENT, scan.began, scan.ended))

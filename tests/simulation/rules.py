@@ -237,7 +237,7 @@ RULES: dict[str, Mutation] = {
     ),
     "5 keys in doubt": Mutation(
         "a scan leaves out keys that are in doubt when it begins",
-        ((Replica, "_unsure", lambda self: None),),
+        ((Doubts, "since", lambda self, began, blocked: self.touches.since(began)),),
     ),
     "5 losses": Mutation(
         "after a loss the whole map is compared",

@@ -9,6 +9,7 @@ from bridge.core import fingerprints as module, foldpart
 from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import hash_rows
 from bridge.model import U8, U64, DeltaBatch, Op
+from tests.core_kit import differences
 
 KEYS = 1_009
 
@@ -123,9 +124,7 @@ def test_bytes_that_do_not_count_make_no_difference() -> None:
     note(table, fold, {1: 0x0101, 2: 0x0101})
     now = {1: 0x0901, 2: 0x0902}
     table.begin()
-    found = table.differences(
-        keys_of(list(now)), values_of(list(now.values())), doubtful=None, complete=True
-    )
+    found = differences(table, keys_of(list(now)), values_of(list(now.values())))
     assert told([found]) == ({2: 0x0902}, set())
 
 
@@ -146,7 +145,5 @@ def test_keys_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) 
     assert table._seed != poor_seed
     held = dict(fold) | {3: 999}
     del held[5]
-    found = table.differences(
-        keys_of(list(held)), values_of(list(held.values())), doubtful=None, complete=True
-    )
+    found = differences(table, keys_of(list(held)), values_of(list(held.values())))
     assert told([found]) == ({3: 999}, {5})

@@ -9,6 +9,7 @@ from bridge.core.digest import rows_digest
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+from tests.core_kit import compare_whole
 
 OWN, OTHER = Origin("c", "m", "own", 3), Origin("c", "m", "other", 1)
 
@@ -83,7 +84,7 @@ def test_a_map_that_rejoins_learns_from_a_snapshot_and_writes_nothing() -> None:
     assert numbers(judge.rejoined().writes) == [2]
     judge.begin_scan(1 << 40)
     values = np.array([[9] * 4, [8] * 4, [4] * 4], np.uint8)
-    found = judge.compare(keys(1, 3, 4), values, complete=True)
+    found = compare_whole(judge, keys(1, 3, 4), values)
     assert numbers(DeltaBatch.of_entries(Op.UPDATE, found.updated_keys, values[:2], 0)) == [3, 4]
     assert (len(found.deleted_keys), found.deferred) == (0, 1), "key 2 is just being written"
 
@@ -157,5 +158,5 @@ def test_a_map_that_lived_on_and_meets_a_hole_is_loaded() -> None:
     judge.jump(0)
     assert numbers(judge.load(batch(1, 2, value=9)).writes) == [1, 2]
     judge.begin_scan(1 << 40)
-    found = judge.compare(keys(1, 2), np.full((2, 4), 9, np.uint8), complete=True)
+    found = compare_whole(judge, keys(1, 2), np.full((2, 4), 9, np.uint8))
     assert len(found.deleted_keys) == 0, "key 3 was noted, and is not what the snapshot says"

@@ -9,6 +9,7 @@ from bridge.core import rejoin
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+from tests.core_kit import compare_whole
 
 OWN, BEFORE, OTHER = (
     Origin("c", "m", "own", 3),
@@ -58,7 +59,7 @@ def test_what_the_map_holds_beyond_the_stream_is_found_by_a_whole_scan() -> None
     assert judge.rejoined().writes is None
     judge.begin_scan(100)
     values = np.array([[9] * 4, [1] * 4], np.uint8)
-    found = judge.compare(keys(1, 2), values, complete=True)
+    found = compare_whole(judge, keys(1, 2), values)
     assert found.updated_keys.tolist() == keys(1).tolist(), "changed and never stored"
     assert found.deleted_keys.tolist() == keys(3).tolist(), "deleted and never stored"
 

@@ -11,6 +11,7 @@ from bridge.core.replica import Replica
 from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.core.verdict import Verdict
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+from tests.core_kit import compare_whole
 
 OWN, OTHER = Origin("c", "m", "own", 1), Origin("c", "m", "other", 2)
 
@@ -62,7 +63,7 @@ def sweep(judge: Replica, found: dict[int, int], now: int) -> tuple[U8, U8]:
     """Updated and deleted keys that a scan publishes when it finds these entries."""
     judge.begin_scan(now)
     values = np.repeat(np.array(list(found.values()), np.uint8), 4).reshape(-1, 4)
-    differences = judge.compare(keys(*found), values, complete=True)
+    differences = compare_whole(judge, keys(*found), values)
     return differences.updated_keys, differences.deleted_keys
 
 

@@ -17,6 +17,7 @@ from bridge.layout.render import Renderer
 from bridge.layout.rules import FieldRule, HostRules, Rule, RuleError, presented
 from bridge.layout.types import Layout
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+from tests.core_kit import differences
 
 KEY = "struct k { __u32 peer; char hw[6]; __u8 ip_count[4]; __u16 port; };"
 TYPES = (
@@ -181,10 +182,10 @@ def test_fields_of_one_host_are_no_difference() -> None:
     rows[:, -3:] ^= 0  # the padding stays
     view = Decoder(LAYOUT.value, "v").view(rows)
     view["x"] ^= 0x7F
-    same = table.differences(first.batch.keys, rows, doubtful=None, complete=True)
+    same = differences(table, first.batch.keys, rows)
     assert (len(same.updated_keys), len(same.deleted_keys)) == (0, 0)
     view["state"][3] ^= 1
-    one = table.differences(first.batch.keys, rows, doubtful=None, complete=True)
+    one = differences(table, first.batch.keys, rows)
     assert np.array_equal(one.updated_keys, first.batch.keys[3:4])
 
 
