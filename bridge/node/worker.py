@@ -8,26 +8,28 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bridge.apply.applier import ApplyTarget
-from bridge.apply.dry import DryWriter
-from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
-from bridge.bus.protocol import Broken, Gap, Item, LogReplacedError
+from bridge.bus.protocol import LogReplacedError
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.config.settings import MapConfig
 from bridge.core.snapshots import Facts
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
-from bridge.model import ConflictPolicy, Position
 from bridge.node.control import MapView
-from bridge.node.following import Follower, StreamCounters
-from bridge.node.halts import gate_of, is_halted
+from bridge.node.halts import is_halted
 from bridge.node.layouts import announce, learn
 from bridge.node.mending import Mender
-from bridge.node.parts import MapParts, assemble
-from bridge.node.recalling import recall_own
+from bridge.node.parts import (
+    MapParts,
+    assemble,
+    folds_whole_log,
+    make_follower,
+    make_taker,
+    make_target,
+)
+from bridge.node.recalling import Recaller
 from bridge.node.services import MapState, Services
-from bridge.node.snapshots import SnapshotRefusedError, SnapshotTaker
+from bridge.node.snapshots import SnapshotRefusedError
 from bridge.node.standing import describe
 from bridge.node.synced import Sync, SyncGate
 
@@ -47,7 +49,7 @@ class MapWorker:
         self._parts = assemble(config, services, kernel_map)
         self._mender = Mender(config.name, services.capturing, self._parts.lane, services.report)
         self._gate = SyncGate(config.lag_seconds)
-        self._recalled = StreamCounters()  # of a map that is only published
+        self._recaller = Recaller(config.name, services)  # of a map that is only published
         self._adding: asyncio.Task[None] | None = None
 
     @property
@@ -145,54 +147,15 @@ class MapWorker:
             self._parts.map.close()
 
     async def _start_applying(self, parts: MapParts, tasks: asyncio.TaskGroup) -> None:
-        writer = DryWriter(parts.map) if self.services.dry_run else MapWriter(parts.map)
-        gate = gate_of(self.config, parts.lane.replica.origin, parts.map, self.services)
-        parts.target = ApplyTarget(
-            self.config.name,
-            parts.lane.replica,
-            writer,
-            parts.lane.lock,
-            parts.fitter,
-            gate=gate,
-        )
-        services, publishes = self.services, self.config.role.publishes
-        folds = self.config.conflict is not ConflictPolicy.STREAM
-        follower = Follower(
-            name=self.config.name,
-            cluster=services.cluster,
-            publishes=publishes,
-            bus=services.bus,
-            snapshots=services.snapshots,
-            inbox=services.inbox,
-            report=services.report,
-            positions=services.positions,
-            map=parts.map,
-            target=parts.target,
-            identity=parts.lane.identity,
-            layout=parts.layout_number,
-            learn=self._learn,
-            loads=not folds,
-        )
+        parts.target = make_target(self.config, self.services, parts)
+        follower = make_follower(self.config, self.services, parts, learn=self._learn)
         await follower.prepare()
-        services.applier.add(parts.target)
+        self.services.applier.add(parts.target)
         parts.follower = follower
         tasks.create_task(follower.run())
-        if folds or services.dry_run:
+        if folds_whole_log(self.config) or self.services.dry_run:
             return
-        parts.taker = SnapshotTaker(
-            name=self.config.name,
-            cluster=services.cluster,
-            node=services.node,
-            publishes=publishes,
-            bus=services.bus,
-            snapshots=services.snapshots,
-            map=parts.map,
-            follower=follower,
-            scans=services.capturing,
-            triggers=services.triggers,
-            facts=self._facts,
-            report=services.report,
-        )
+        parts.taker = make_taker(self.config, self.services, parts, facts=self._facts)
         tasks.create_task(parts.taker.run())
 
     def _facts(self) -> Facts:
@@ -239,7 +202,7 @@ class MapWorker:
         if parts.follower is not None:
             parts.follower.publishing = parts.loop
         else:
-            await self._recall_own(parts)
+            parts.log = await self._recaller.recall(parts.map.info.id, parts.lane.recall)
         if parts.loop is not None:
             parts.publishing = tasks.create_task(parts.loop.run())
         adding = asyncio.to_thread(
@@ -270,44 +233,6 @@ class MapWorker:
             layout=layout,
             on_ack=_ignored if parts.follower is None else parts.follower.acked,
         )
-
-    async def _recall_own(self, parts: MapParts) -> None:
-        """Of a map that was bridged before, learn what the stream holds by this node.
-
-        Only then can be told what was deleted meanwhile. Of a map that was made anew all is
-        published that it holds, and what the old one held stays with the others.
-        """
-        log = await self.services.bus.log_state(self.services.cluster)
-        parts.log = log.id
-        name, node = self.config.name, self.services.node
-        if self.services.positions.of(name, parts.map.info.id, log.id) is None:
-            return
-        subscription = self.services.bus.subscribe(
-            self.services.cluster, [name], Position(0), log_id=log.id
-        )
-        try:
-            found = await recall_own(subscription, node, parts.lane.recall, self._note_trouble)
-        finally:
-            await subscription.close()
-        self.services.report.say(
-            "the map lived on: it publishes what changed here", map=name, messages=found
-        )
-
-    def _note_trouble(self, item: Item) -> None:
-        match item:
-            case Broken():
-                self._recalled.broken += 1
-                self.services.report.warn_once(
-                    "message skipped", subject=item.subject, reason=item.reason
-                )
-            case Gap():
-                self._recalled.gaps += 1
-                self.services.report.warn(
-                    "messages expired before they were read",
-                    map=self.config.name,
-                    first=item.first_missing,
-                    last=item.last_missing,
-                )
 
     def _settled(self) -> bool:
         return self.services.capturing.settled(self.config.name)
@@ -345,7 +270,7 @@ class MapWorker:
             reason = "the map is only published here"
         elif self.services.dry_run:
             reason = "this is a dry run"
-        elif self.config.conflict is not ConflictPolicy.STREAM:
+        elif folds_whole_log(self.config):
             reason = f"policy {self.config.conflict} folds the log from its beginning"
             hint = "keep the whole log of such a map"
         return SnapshotRefusedError(f"map {self.config.name}: no snapshot, {reason}", hint=hint)
@@ -393,10 +318,8 @@ class MapWorker:
 
     def status(self) -> dict[str, object]:
         """What ``status.json`` says of this map, beside what its life says."""
-        services, name = self.services, self.config.name
-        return describe(
-            name, self._parts, self.state, self.sync(), self._recalled, services.capturing
-        )
+        recalled, capturing = self._recaller.counters, self.services.capturing
+        return describe(self.config.name, self._parts, self.state, self.sync(), recalled, capturing)
 
 
 def _one_of(group: BaseException) -> BaseException:
