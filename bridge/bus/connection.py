@@ -19,6 +19,7 @@ from nats import errors as nats_errors
 
 from bridge.access import Access
 from bridge.bus.credentials import connect_options, wants_tls
+from bridge.bus.greeting import other_order, other_order_may_be_meant
 from bridge.bus.link import Client, Link, RequestError
 from bridge.bus.protocol import (
     AwayError,
@@ -206,7 +207,11 @@ class Connection:
             await link.shut()
             raise
         except (OSError, nats_errors.Error, TimeoutError, ValueError) as error:
+            unheard = client.unheard and other_order_may_be_meant(error)
             await link.shut()
+            wrong = await other_order(self.settings.access, url) if unheard else None
+            if wrong is not None:
+                raise wrong from error
             raise translated(url, error, reasons) from error
         except BaseException:
             await link.shut()

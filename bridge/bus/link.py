@@ -63,6 +63,11 @@ class Client(nats_client.Client):
         """Whether ``connect`` got far enough for ``close`` to work."""
         return self._flush_queue is not None
 
+    @property
+    def unheard(self) -> bool:
+        """Whether a broker took the connection and has not greeted."""
+        return self._current_server is not None and not self._server_info
+
     def abort(self) -> None:
         """Drop the socket without writing what is queued: a broker that hangs never reads it."""
         writer = getattr(self._transport, "_io_writer", None)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import BrokerRefusedError, BrokerSettingsError
+from bridge.bus.server_binary import find_server
 from bridge.errors import BridgeError, Exit
 from tests.access_kit import Authority, Certificate, Operator, user_key, write_secret
 from tests.bus_kit import DEADLINE_SECONDS, eventually
@@ -32,9 +35,31 @@ def tls_config(certificate: Certificate, ca: Path, *, more: str = "") -> str:
     return "\n".join(["tls {", *lines, "}", ""])
 
 
+@contextmanager
+def nats_server(directory: Path, config: str) -> Iterator[str]:
+    """A bare server: one that greets nobody before TLS would never look ready to the bridge."""
+    path, ports = directory / "bare.conf", directory / "ports"
+    ports.mkdir()
+    path.write_text(f"jetstream {{ store_dir: {json.dumps(str(directory))} }}\n{config}")
+    command = [str(find_server().path), "-c", str(path), "-a", LOCAL, "-p", "-1"]
+    command += ["--ports_file_dir", str(ports)]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while not (files := list(ports.glob("*.ports"))) or not files[0].read_text():
+            assert time.monotonic() < deadline, "nats-server did not start"
+            assert process.poll() is None, "nats-server ended"
+            time.sleep(0.02)
+        port = json.loads(files[0].read_text())["nats"][0].rpartition(":")[2]
+        yield f"nats://{LOCAL}:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
 @asynccontextmanager
-async def connected(server: EmbeddedServer, access: Access) -> AsyncIterator[NatsBus]:
-    bus = await open_bus(BusSettings("n1", (server.url,), access))
+async def connected(url: str, access: Access) -> AsyncIterator[NatsBus]:
+    bus = await open_bus(BusSettings("n1", (url,), access))
     try:
         yield bus
     finally:
@@ -55,7 +80,7 @@ async def test_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
     config = tls_config(authority.issue("server", LOCAL), authority.path)
     other = Authority(tmp_path, "other")
     async with EmbeddedServer(tmp_path / "nats", extra_config=config) as server:
-        async with connected(server, Access(ca=authority.path)) as bus:
+        async with connected(server.url, Access(ca=authority.path)) as bus:
             assert bus.state.connected
         for access in (Access(), Access(ca=other.path)):
             error = await refusal(server.url, access)
@@ -65,6 +90,60 @@ async def test_tls_with_a_ca_of_ones_own(tmp_path: Path) -> None:
         error = await refusal(named, Access(ca=authority.path))
         assert "localhost" in str(error)
         assert "as its certificate does" in error.hint
+
+
+@pytest.mark.parametrize("first", ["true", "auto", '"1s"'])
+async def test_tls_before_the_greeting(tmp_path: Path, first: str) -> None:
+    authority = Authority(tmp_path)
+    certificate = authority.issue("server", LOCAL)
+    config = tls_config(certificate, authority.path, more=f"handshake_first: {first}")
+    asked = Access(ca=authority.path, tls_first=True)
+    with nats_server(tmp_path, config) as url:
+        async with connected(url, asked) as bus:
+            assert bus.state.connected
+        if first != "true":  # it waits a while for TLS, and then greets whoever said nothing
+            async with connected(url, Access(ca=authority.path)) as bus:
+                assert bus.state.connected
+            return
+        for address in (url, url.replace("nats://", "tls://me:planted@")):
+            for access in (Access(ca=authority.path), Access()):
+                error = await refusal(address, access)
+                assert "begins with TLS" in str(error)
+                assert error.hint == "set broker.tls_first = true"
+                assert "planted" not in str(error)
+
+
+async def test_who_begins_tls_where_the_broker_greets_first_is_told_so(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    config = tls_config(authority.issue("server", LOCAL), authority.path)
+    for number, each in enumerate((config, "")):
+        async with EmbeddedServer(tmp_path / f"nats-{number}", extra_config=each) as server:
+            error = await refusal(server.url, Access(ca=authority.path, tls_first=True))
+            assert "greets before TLS begins" in str(error)
+            assert "take broker.tls_first out" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("said", "access"),
+    [(b"", Access()), (b"", Access(tls_first=True)), (b"HTTP/1.1 400 \r\n\r\n", Access())],
+)
+async def test_what_greets_in_neither_way_is_waited_for(said: bytes, access: Access) -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        writer.close()
+
+    listener = await asyncio.start_server(answer, LOCAL, 0)
+    port = listener.sockets[0].getsockname()[1]
+    reports: list[str] = []
+    settings = BusSettings("n1", (f"nats://{LOCAL}:{port}",), access)
+    opening = asyncio.create_task(open_bus(settings, reports.append))
+    await eventually(lambda: bool(reports) or opening.done())
+    assert not opening.done()
+    assert "cannot connect" in reports[0]
+    opening.cancel()
+    await asyncio.wait({opening})
+    listener.close()
+    await listener.wait_closed()
 
 
 async def test_an_expired_certificate_is_called_so(tmp_path: Path) -> None:
@@ -85,7 +164,7 @@ async def test_mutual_tls_and_certificates_as_users(tmp_path: Path) -> None:
     known, unknown = authority.issue("n1", "n1.cluster"), authority.issue("n2", "n2.cluster")
     async with EmbeddedServer(tmp_path / "nats", extra_config=config) as server:
         own = Access(ca=authority.path, certificate=known.cert, key=known.key)
-        async with connected(server, own) as bus:
+        async with connected(server.url, own) as bus:
             assert bus.state.connected
         error = await refusal(server.url, Access(ca=authority.path))
         assert "certificate" in str(error) + error.hint
@@ -148,7 +227,7 @@ async def test_nkeys(tmp_path: Path) -> None:
     config = f"authorization {{ users: [ {{ nkey: {known.public} }} ] }}"
     async with EmbeddedServer(tmp_path / "nats", extra_config=config) as server:
         seed = write_secret(tmp_path / "n1.nk", f"{known.seed}\n")
-        async with connected(server, Access(nkey_seed=seed)) as bus:
+        async with connected(server.url, Access(nkey_seed=seed)) as bus:
             assert bus.state.connected
         seed.write_text(unknown.seed)
         error = await refusal(server.url, Access(nkey_seed=seed))
