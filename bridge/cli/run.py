@@ -10,7 +10,7 @@ import click
 from bridge.cli.options import config_option, set_option
 from bridge.cli.output import json_option
 from bridge.config import load, read
-from bridge.node.node import run_node
+from bridge.node.process import run_node
 from bridge.node.report import LogReport
 
 

@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from bridge import __version__
 from bridge.apply.applier import Applier
 from bridge.apply.inbox import Inbox
-from bridge.bus.board import Standing, SyncBoard
+from bridge.bus.board import Standing
 from bridge.bus.control import ControlServer
-from bridge.bus.embedded import EmbeddedServer
-from bridge.bus.nats_bus import NatsBus, open_bus
-from bridge.bus.nats_snapshots import NatsSnapshotStore
-from bridge.bus.schemas import SchemaStore
-from bridge.bus.snapshots import Snapshots
-from bridge.bus.streams import LogSettings
 from bridge.config.problems import ConfigError, Problem
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
-from bridge.errors import BridgeError, UnavailableError
-from bridge.node.access import bus_settings
+from bridge.errors import BridgeError
 from bridge.node.announcing import Announcer
+from bridge.node.broker import Broker, connect
 from bridge.node.capturing import Capturing
 from bridge.node.control import Control, MapView
 from bridge.node.fleet import Fleet
@@ -37,7 +30,6 @@ from bridge.node.instance import StateDirectory
 from bridge.node.neighbourhood import service_of, watch_neighbours
 from bridge.node.positions import Positions
 from bridge.node.privileges import Privileges, needed
-from bridge.node.process import require_privileges, tune_allocator
 from bridge.node.reloading import Changes, Reloader, changes_between
 from bridge.node.report import Report
 from bridge.node.requests import RequestFailedError, Requests
@@ -48,35 +40,6 @@ T = TypeVar("T")
 
 STATUS_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
-
-
-async def run_node(
-    config: Config, report: Report, reread: Callable[[], Config], *, dry_run: bool = False
-) -> None:
-    """Run until SIGTERM or SIGINT, then let everything captured go out.
-
-    ``reread`` gives the configuration as it is after SIGHUP, or raises ``BridgeError``.
-    ``dry_run``: capture and judge, but write to no map and publish nothing.
-    A second signal ends the process at once. Raises what made going on impossible.
-    """
-    tune_allocator()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-
-    def on_signal(number: signal.Signals) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        report.say("stopping: what was captured goes out first; a second signal ends at once")
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    os.umask(0o077)  # what the bridge and its nats-server store is nobody else's
-    require_privileges(config)
-    with StateDirectory(config.node.state_directory) as state:
-        node = Node(config, report, state, reread, dry_run=dry_run)
-        loop.add_signal_handler(signal.SIGHUP, node.reload)
-        await node.run(stop)
 
 
 class Node:
@@ -96,8 +59,7 @@ class Node:
         self._state = state
         self._started = time.time()
         self._document: dict[str, object] = {}  # as it was told last
-        self._bus: NatsBus | None = None
-        self._embedded: EmbeddedServer | None = None
+        self._broker: Broker | None = None
         self._inbox: Inbox | None = None
         self._fleet: Fleet | None = None
         self._capturing = Capturing(config, self._source_failed)
@@ -132,24 +94,24 @@ class Node:
         self._capturing.start()
         self._report.say("capture ready", **self._capturing.summary())
         self._health.step("connecting to the broker")
-        self._bus = await self._connect(stack)
+        broker = self._broker = await connect(self._config, stack, self._report)
         self._inbox = Inbox(self._config.limits.inbox_bytes, asyncio.get_running_loop())
         applier = Applier(
             self._inbox, report=self._map_trouble, on_start=self._capturing.own_thread
         )
         await asyncio.to_thread(applier.start)
         services = Services(
-            schemas=SchemaStore(self._bus, self._config.node.cluster, self._log_settings()),
+            schemas=broker.schemas(),
             cluster=self._config.node.cluster,
             node=self._config.node.name,
-            bus=self._bus,
+            bus=broker.bus,
             capturing=self._capturing,
             inbox=self._inbox,
             applier=applier,
             report=self._report,
             outbox_bytes=self._config.limits.outbox_bytes,
             positions=self._positions,
-            snapshots=self._snapshots(self._bus),
+            snapshots=broker.snapshots(),
             triggers=Triggers(self._config.snapshots.seconds, self._config.snapshots.bytes),
             halts=self._halts,
             dry_run=self._dry_run,
@@ -157,8 +119,7 @@ class Node:
         self._requests.clear()
         stack.push_async_callback(self._requests.close)
         if not self._dry_run:  # others are not to count on a map that nothing is written to
-            board = SyncBoard(self._bus, self._config.node.cluster, self._log_settings())
-            self._announcer = Announcer(board, self._report)
+            self._announcer = Announcer(broker.board(), self._report)
         self._fleet = Fleet(self._config.maps, services)
         return applier
 
@@ -170,38 +131,8 @@ class Node:
                 "threads of a library have kept capabilities", threads=self._privileges.beyond
             )
 
-    async def _connect(self, stack: AsyncExitStack) -> NatsBus:
-        broker, node = self._config.broker, self._config.node
-        urls = broker.urls
-        if broker.embedded:
-            server = await stack.enter_async_context(
-                EmbeddedServer(
-                    node.state_directory / "nats",
-                    host=broker.listen.host,
-                    port=broker.listen.port or None,
-                    report=self._report.say,
-                )
-            )
-            self._embedded = server
-            urls = (server.url,)
-            self._report.say("embedded nats-server ready", url=server.url)
-        bus = await open_bus(bus_settings(self._config, urls=urls), self._report.say)
-        stack.push_async_callback(bus.close)
-        await bus.ensure_log(node.cluster, self._log_settings())
-        return bus
-
-    def _log_settings(self) -> LogSettings:
-        broker = self._config.broker
-        storage: Literal["file", "memory"] = "memory" if broker.storage == "memory" else "file"
-        return LogSettings(storage=storage, replicas=broker.replicas)
-
-    def _snapshots(self, bus: NatsBus) -> Snapshots:
-        node = self._config.node
-        store = NatsSnapshotStore(bus, node.cluster, self._log_settings(), node.name)
-        return Snapshots(store, node.cluster)
-
     async def _serve(self, stop: asyncio.Event, applier: Applier) -> None:
-        assert self._bus is not None
+        assert self._broker is not None
         assert self._fleet is not None
         self._health.step("joining the maps")
         fleet = asyncio.create_task(self._fleet.run(), name="fleet")
@@ -209,7 +140,9 @@ class Node:
         control = asyncio.create_task(self._control().run(), name="control")
         service = asyncio.create_task(self._service().run(), name="service")
         reloads = asyncio.create_task(self._reloader.run(), name="reloads")
-        looking = watch_neighbours(self._bus, self._config.node.cluster, self._health.neighbours)
+        looking = watch_neighbours(
+            self._broker.bus, self._config.node.cluster, self._health.neighbours
+        )
         neighbours = asyncio.create_task(looking, name="neighbours")
         stopping = asyncio.create_task(stop.wait(), name="stop")
         everything = [fleet, status, control, service, reloads, neighbours, stopping]
@@ -237,16 +170,16 @@ class Node:
                 await life.close()
 
     def _control(self) -> ControlServer:
-        assert self._bus is not None
+        assert self._broker is not None
         node = self._config.node
         control = Control(node.cluster, node.name, self._views, self._halts, self._verdicts)
-        return ControlServer(self._bus.link, control.subjects, control.handle)
+        return ControlServer(self._broker.bus.link, control.subjects, control.handle)
 
     def _service(self) -> ControlServer:
         """Beside questions about maps: a node that reads a large map for one is not silent."""
-        assert self._bus is not None
+        assert self._broker is not None
         service = service_of(self._config, lambda: self._document)
-        return ControlServer(self._bus.link, service.subjects(), service.handle)
+        return ControlServer(self._broker.bus.link, service.subjects(), service.handle)
 
     def _views(self) -> dict[str, MapView]:
         lives = [] if self._fleet is None else self._fleet.lives
@@ -294,6 +227,7 @@ class Node:
 
     async def _watch(self, applier: Applier) -> None:
         """Write the status, warn of losses, and end the node when a part of it has ended."""
+        assert self._broker is not None
         assert self._fleet is not None
         while True:
             document = self._write_status()
@@ -306,11 +240,7 @@ class Node:
             self._capturing.check()
             if applier.failure is not None:
                 raise applier.failure
-            if self._embedded is not None and self._embedded.failed.is_set():
-                raise UnavailableError(
-                    "nats-server: the embedded one ends again and again",
-                    hint=f"see {self._embedded.log_path}",
-                )
+            self._broker.check()
             self._health.tell(document)
             await asyncio.sleep(STATUS_SECONDS)
 
@@ -357,7 +287,7 @@ class Node:
 
     def status(self) -> dict[str, object]:
         """All that is known of this node, for ``status.json``."""
-        assert self._bus is not None
+        assert self._broker is not None
         assert self._fleet is not None
         assert self._inbox is not None
         return {
@@ -371,7 +301,7 @@ class Node:
             "security": self._privileges.status(),
             "configuration": asdict(self._reloader.counters),
             "capture": self._capturing.status(),
-            "broker": asdict(self._bus.state),
+            "broker": asdict(self._broker.bus.state),
             "inbox": asdict(self._inbox.statistics()),
             "maps": {
                 name: life.status() | self._verdicts.status(name)

@@ -1,12 +1,19 @@
-"""What a node needs of its own process: capabilities, and an allocator that keeps its memory."""
+"""A node as a process: its signals, what it needs of capabilities, how it keeps its memory."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
+import os
+import signal
+from collections.abc import Callable
 
 from bridge.config.settings import CaptureMode, Config
 from bridge.errors import PrivilegeError
 from bridge.kernel.features import Answer, Capability, Probes
+from bridge.node.instance import StateDirectory
+from bridge.node.node import Node
+from bridge.node.report import Report
 
 # mallopt(3), <malloc.h>
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -14,7 +21,36 @@ _KEPT_BYTES = 64 << 20
 _MAPPED_BYTES = 32 << 20
 
 
-def require_privileges(config: Config) -> None:
+async def run_node(
+    config: Config, report: Report, reread: Callable[[], Config], *, dry_run: bool = False
+) -> None:
+    """Run until SIGTERM or SIGINT, then let everything captured go out.
+
+    ``reread`` gives the configuration as it is after SIGHUP, or raises ``BridgeError``.
+    ``dry_run``: capture and judge, but write to no map and publish nothing.
+    A second signal ends the process at once. Raises what made going on impossible.
+    """
+    _tune_allocator()
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        report.say("stopping: what was captured goes out first; a second signal ends at once")
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    os.umask(0o077)  # what the bridge and its nats-server store is nobody else's
+    _require_privileges(config)
+    with StateDirectory(config.node.state_directory) as state:
+        node = Node(config, report, state, reread, dry_run=dry_run)
+        loop.add_signal_handler(signal.SIGHUP, node.reload)
+        await node.run(stop)
+
+
+def _require_privileges(config: Config) -> None:
     """Raises ``PrivilegeError`` naming every capability that this configuration misses."""
     needed = [Capability.CAP_BPF]
     probes = config.capture.mode is not CaptureMode.SWEEP
@@ -31,7 +67,7 @@ def require_privileges(config: Config) -> None:
         )
 
 
-def tune_allocator() -> None:
+def _tune_allocator() -> None:
     """Let glibc keep what messages of a megabyte free, instead of mapping each one anew.
 
     With its defaults every such buffer is mapped, faulted in page by page and unmapped again, which
