@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from bridge.apply.applier import ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
@@ -21,20 +19,18 @@ from bridge.bus.connection import end_task
 from bridge.bus.protocol import Broken, Bus, Gap, Item, Received, Subscription
 from bridge.bus.publish_loop import Acked, PublishLoop
 from bridge.bus.snapshots import SnapshotBrokenError, Snapshots, SnapshotStoreError
-from bridge.core.digest import rows_digest
 from bridge.core.identity import Identity
-from bridge.core.joining import Acks, Plan, Way, plan_gap, plan_start, rejoins
+from bridge.core.joining import Acks, Plan, plan_gap, plan_start, rejoins
 from bridge.core.snapshots import Log
 from bridge.errors import BridgeError
 from bridge.kernel.maps import KernelMap
-from bridge.kernel.scan import scan_whole
-from bridge.model import U8, Anchor, Delta, DeltaBatch, Manifest, Position
+from bridge.model import Anchor, Delta, Manifest, Position
 from bridge.node.choosing import Chooser, log_of
 from bridge.node.halts import until_open
+from bridge.node.loading import Loading
 from bridge.node.positions import Positions
 from bridge.node.report import Report
 
-WINDOW_PARTS = 6  # of a snapshot between the reader and the writer thread
 RETRY_SECONDS = 0.5
 POLL_SECONDS = 0.02
 EARLY_BYTES_MAX = 24 << 20
@@ -102,7 +98,6 @@ class Follower:
     _saved: int | None = None
     _known: bool = False
     _acks: Acks = field(default_factory=Acks)
-    _step: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def prepare(self) -> None:
         """Find out whether this very map was bridged before, and how far it had come."""
@@ -266,40 +261,17 @@ class Follower:
 
     async def _load(self, plan: Plan, manifest: Manifest) -> None:
         await self._resolve()
-        loop = asyncio.get_running_loop()
-        load = Load(
-            position=plan.after,
-            stored=self._acks.stored_by(plan.after),
-            value_size=manifest.value_size,
-            keys_now=self._keys_now if self._sweeps_out(plan) else None,
-            wake=lambda: _wake(loop, self._step),
-            guarded=self._known,
-            learns=plan.way is Way.LEARN,
-            complete=self.identity.missing_means_deleted,
-        )
+        stored = self._acks.stored_by(plan.after)
+        loading = Loading(plan, manifest, self.snapshots, self.map, self.identity, hand=self._hand)
         self._ahead = self._subscribe(plan.after)
         reading = asyncio.create_task(self._read_ahead(self._ahead))
         try:
-            await self._hand_parts(plan, manifest, load)
+            await loading.run(stored=stored, guarded=self._known)
         finally:
             await end_task(reading)
         self.counters.loads += 1
         self.joined.load_seconds = time.monotonic() - self.joined.began
         self.joined.position, self.joined.entries = manifest.position, manifest.rows
-
-    async def _hand_parts(self, plan: Plan, manifest: Manifest, load: Load) -> None:
-        sent, first, digest = 0, 1, 0
-        offset, layout = manifest.clock_offset, manifest.layout
-        async for batch in self.snapshots.parts(manifest):
-            digest = (digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
-            await self._hand(plan.after, Delta(manifest.origin, first, batch, offset, layout), load)
-            sent, first = sent + 1, first + len(batch)
-            await self._until(lambda: load.parts > sent - WINDOW_PARTS)  # noqa: B023
-        if digest != manifest.digest:
-            raise SnapshotBrokenError(f"snapshot of map {self.name}: its digest is another one")
-        end = DeltaBatch.empty(manifest.key_size, manifest.value_size)
-        await self._hand(plan.after, Delta(manifest.origin, first, end), load)
-        await self._until(lambda: load.finished)
 
     async def _read_ahead(self, subscription: Subscription) -> None:
         """Within bounds: what is not taken here is taken later."""
@@ -322,24 +294,9 @@ class Follower:
         while publishing.stored < upto:  # noqa: ASYNC110 - the publishing task moves it
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self._step.clear()
-            if condition():
-                return
-            await self._step.wait()
-
     async def _hand(self, sequence: int, delta: Delta, load: Load | None = None) -> None:
         await until_open(self.target)
         await self.inbox.put(Arrival(sequence, delta, load))
-
-    def _sweeps_out(self, plan: Plan) -> bool:
-        """Whether keys that the snapshot lacks leave the map: not what another node evicted."""
-        return plan.sweep_out and self.identity.missing_means_deleted
-
-    def _keys_now(self) -> U8:
-        parts = [self.identity.keys(keys) for keys, _ in scan_whole(self.map.scan)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.map.info.key_size), np.uint8)
 
     def _subscribe(self, after: int) -> Subscription:
         return self.bus.subscribe(self.cluster, [self.name], Position(after), log_id=self.log)
@@ -375,8 +332,3 @@ async def _chained(early: deque[Item], subscription: Subscription) -> AsyncItera
         yield early.popleft()
     async for item in subscription:
         yield item
-
-
-def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # the loop has ended, and the waiter with it
-        loop.call_soon_threadsafe(event.set)
