@@ -8,16 +8,15 @@ and then one chain of additions runs over the real ones. Members are decoded whe
 
 from __future__ import annotations
 
-import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from bridge.errors import UnavailableError
+from bridge.kernel.btf_types import IntCoding, Kind, Member, Place, Record
 from bridge.model import U32
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
@@ -29,31 +28,6 @@ DEPTH_MAX = 32  # of nested types; real ones stay below ten
 
 class BtfError(UnavailableError):
     """BTF is missing, damaged, or does not hold what was asked for."""
-
-
-class Kind(enum.IntEnum):
-    """``BTF_KIND_*``."""
-
-    VOID = 0
-    INT = 1
-    PTR = 2
-    ARRAY = 3
-    STRUCT = 4
-    UNION = 5
-    ENUM = 6
-    FWD = 7
-    TYPEDEF = 8
-    VOLATILE = 9
-    CONST = 10
-    RESTRICT = 11
-    FUNC = 12
-    FUNC_PROTO = 13
-    VAR = 14
-    DATASEC = 15
-    FLOAT = 16
-    DECL_TAG = 17
-    TYPE_TAG = 18
-    ENUM64 = 19
 
 
 # What follows the three words of a record: (words in any case, words per element).
@@ -72,49 +46,6 @@ _TAIL_WORDS: dict[Kind, tuple[int, int]] = {
 
 _TRANSPARENT = (Kind.TYPEDEF, Kind.VOLATILE, Kind.CONST, Kind.RESTRICT, Kind.TYPE_TAG)
 _SIZED = (Kind.INT, Kind.STRUCT, Kind.UNION, Kind.ENUM, Kind.ENUM64, Kind.FLOAT)
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One type. ``extent`` is a size in bytes or the id of another type, by kind.
-
-    ``has_bitfields`` is the record's flag: of an enum it means that the values are signed.
-    """
-
-    id: int
-    kind: Kind
-    name: str
-    extent: int
-    elements: int
-    has_bitfields: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A member of a struct or union. ``bits`` is 0 unless it is a bit field."""
-
-    name: str
-    type_id: int
-    bit_offset: int
-    bits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class IntCoding:
-    """How an integer is meant. ``bits`` below its size, or an offset: a bit field of older BTF."""
-
-    is_signed: bool
-    is_bool: bool
-    bit_offset: int
-    bits: int
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a member lies in its outermost struct: bytes from its start, and its size."""
-
-    offset: int
-    size: int
 
 
 class Btf:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bridge.errors import BridgeError, Exit, UnavailableError
-from bridge.kernel.btf import DEPTH_MAX, Btf, BtfError, Kind as Btfs
+from bridge.kernel.btf import DEPTH_MAX, Btf, BtfError
+from bridge.kernel.btf_types import Kind as Btfs
 from bridge.kernel.handle import KernelMap
 from bridge.kernel.map_btf import map_types
 from bridge.layout.rules import FieldRule, presented

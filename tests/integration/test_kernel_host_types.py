@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.kernel.btf import VMLINUX, BtfError, KernelBtf, Kind
+from bridge.kernel.btf import VMLINUX, BtfError, KernelBtf
+from bridge.kernel.btf_types import Kind
 from bridge.kernel.features import Answer, Capability, Probes
 from bridge.kernel.headers import find_headers
 from bridge.kernel.symbols import SymbolTable

@@ -6,7 +6,8 @@ import struct
 
 import pytest
 
-from bridge.kernel.btf import Btf, BtfError, Kind, Place
+from bridge.kernel.btf import Btf, BtfError
+from bridge.kernel.btf_types import Kind, Place
 
 
 class Blob:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.kernel.btf import Btf, BtfError, Kind as Btfs
+from bridge.kernel.btf import Btf, BtfError
+from bridge.kernel.btf_types import Kind as Btfs
 from bridge.layout.reader import FIELDS_MAX, read_type
 from bridge.layout.types import Kind, Leaf, Type, leaves
 from tests.unit.test_kernel_btf import Blob
