@@ -12,7 +12,8 @@ import pytest
 
 from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
-from bridge.bus.memory import MemoryBus, MemoryLog
+from bridge.bus.memory import MemoryBus
+from bridge.bus.memory_log import MemoryLog
 from bridge.bus.nats_bus import open_bus
 from bridge.bus.protocol import (
     Broken,

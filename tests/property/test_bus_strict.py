@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from bridge.bus import strict
-from bridge.bus.memory import Fault, MemoryBus, MemoryLog
+from bridge.bus.memory import MemoryBus
+from bridge.bus.memory_log import Fault, MemoryLog
 from bridge.bus.protocol import FencedError
 from bridge.model import Position
 from tests.bus_kit import CLUSTER, assert_contiguous, numbered_delta, origin, read_deltas

@@ -10,7 +10,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from bridge.bus.memory import MemoryBus, MemoryLog
+from bridge.bus.memory import MemoryBus
+from bridge.bus.memory_log import MemoryLog
 from bridge.bus.outbox import Outbox
 from bridge.bus.protocol import MessageTooLargeError
 from bridge.bus.publish_loop import Acked, PublishLoop, rows_per_message

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.bus.memory import MemoryBus, MemoryLog
+from bridge.bus.memory import MemoryBus
+from bridge.bus.memory_log import MemoryLog
 from bridge.bus.memory_snapshots import MemorySnapshotStore
 from bridge.bus.snapshots import Snapshots
 from bridge.core.joining import Plan, Way, plan_start
