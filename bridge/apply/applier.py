@@ -13,81 +13,21 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import replace
 
-import numpy as np
-
-from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival, Inbox
-from bridge.apply.latency import DelayHistogram
 from bridge.apply.loading import Load
-from bridge.apply.writer import MapWriter, SizesDifferError, Written
-from bridge.core.replica import Replica
+from bridge.apply.target import ApplyTarget
+from bridge.apply.writer import SizesDifferError, Written
 from bridge.core.touches import GRACE_NANOSECONDS, Touch
 from bridge.core.verdict import Verdict
 from bridge.errors import BridgeError
-from bridge.model import U8, Delta, DeltaBatch, Origin
+from bridge.model import Delta, DeltaBatch
 
 RETRY_SECONDS = 1.0  # until writes that the kernel did not take are tried again
 RETRY_ROWS = 256  # at first; as long as all of them are taken, more follow
 REPORTED_MAX = 1_000
 _IDLE_SECONDS = 0.5
-
-
-@dataclass(slots=True)
-class ApplyCounters:
-    """What was applied to one map; the numbers only grow, but lag and ``unwritten``."""
-
-    sequence: int = 0  # stream sequence up to which all writes are finished
-    written_at: int = 0  # kernel time of the last write, ns
-    messages: int = 0
-    changes: int = 0  # foreign changes judged
-    loaded: int = 0  # entries of snapshots
-    swept_out: int = 0  # keys deleted because a snapshot lacked them
-    updated: int = 0
-    deleted: int = 0
-    absent: int = 0
-    refused: int = 0  # updates that found the map full, and were kept for later
-    superseded: int = 0
-    duplicates: int = 0
-    missed: int = 0
-    rejected: int = 0  # messages not applied, for sizes that differ
-    failed: int = 0  # writes that the kernel broke off; the rest was kept for later
-    retries: int = 0
-    unwritten: int = 0  # changes that are kept for later now
-    forgotten: int = 0  # of those, dropped because there were too many
-    lag_seconds: float = 0.0  # age of the newest change of the last batch when it was in the map
-
-
-class Fitter(Protocol):
-    """Makes other nodes' changes fit this map. Twin: ``bridge.layout.fitting.Fitter``."""
-
-    def fit(self, sequence: int, delta: Delta, own: Origin) -> Delta | None:
-        """The changes as the map takes them; ``None``: they do not fit, and wait for nothing."""
-
-    def local(self, writes: DeltaBatch, current: Callable[[U8], U8]) -> DeltaBatch:
-        """Writes with the fields that stay the map's own."""
-
-
-@dataclass(slots=True)
-class ApplyTarget:
-    """A map that the writer thread serves. ``lock`` is shared with the map's capture."""
-
-    name: str
-    replica: Replica
-    writer: MapWriter
-    lock: threading.Lock
-    fitter: Fitter | None = None
-    counters: ApplyCounters = field(default_factory=ApplyCounters)
-    delays: DelayHistogram = field(default_factory=DelayHistogram)
-    retry_at: float = math.inf  # on time.monotonic
-    newest_at: float = -math.inf  # the same: when the newest change that is written was made
-    # The map lived on while the bridge was away: nothing is written until all of the stream has
-    # been judged. Whoever reads the stream sets ``caught_up`` then, the writer thread ends it.
-    rejoining: bool = False
-    caught_up: bool = False
-    gate: ApplyGate | None = None
 
 
 class Applier:
@@ -189,7 +129,7 @@ class Applier:
         No part counts as a change for the gate, since what the map holds already is not told from
         what is new. That keys are swept out does, unless the map is new to the bridge.
         """
-        if not _passes(target, parts, ()):
+        if not target.passes(parts, ()):
             return
         if not load.begun:
             load.begin()
@@ -206,7 +146,7 @@ class Applier:
                 continue
             strangers = load.strangers()
             if strangers is not None and len(strangers):
-                if load.guarded and not _passes(target, [part], [strangers], joining=True):
+                if load.guarded and not target.passes([part], [strangers], joining=True):
                     return
                 target.counters.swept_out += self._load_rows(target, strangers)
             target.counters.sequence = load.position
@@ -232,7 +172,7 @@ class Applier:
         return len(verdict.writes)
 
     def _judge(self, target: ApplyTarget, arrivals: Sequence[Arrival]) -> None:
-        if not _passes(target, arrivals):
+        if not target.passes(arrivals):
             return
         fitting = self._fitting(target, arrivals)
         deltas = [arrival.delta for arrival in fitting]
@@ -243,7 +183,7 @@ class Applier:
             target.counters.refused += len(written.full or ())
         self._count(target, arrivals, verdict)
         if deltas:
-            _measure(target, deltas)
+            target.measure(deltas)
 
     def _rejoin(self, target: ApplyTarget) -> None:
         with target.lock:
@@ -333,17 +273,6 @@ class Applier:
             self._report(name, error)
 
 
-def _passes(
-    target: ApplyTarget,
-    arrivals: Sequence[Arrival],
-    changes: Sequence[DeltaBatch] | None = None,
-    *,
-    joining: bool = False,
-) -> bool:
-    """Whether the gate lets them through now, see ``ApplyGate.admits``; else it holds them."""
-    return target.gate is None or target.gate.admits(arrivals, changes, joining=joining)
-
-
 def _parked(target: ApplyTarget, delta: Delta) -> BridgeError:
     return BridgeError(
         f"map {target.name}: changes of node {delta.origin.node} are parked, their layout "
@@ -358,22 +287,3 @@ def _full(target: ApplyTarget) -> BridgeError:
         f"(got max_entries {target.writer.entries_max})",
         hint="give the map at least the max_entries that it has on the other nodes",
     )
-
-
-def _measure(target: ApplyTarget, deltas: Sequence[Delta]) -> None:
-    """Ages of the changes, from the sender's kernel time by way of both real-time clocks."""
-    now = time.clock_gettime_ns(time.CLOCK_REALTIME)
-    others = [delta for delta in deltas if delta.origin != target.replica.origin]
-    if others:
-        target.delays.add(_ages(others, now))
-    newest = deltas[-1]
-    age = now - int(newest.batch.left[-1]) - newest.clock_offset
-    target.counters.lag_seconds = max(age, 0) / 1e9
-    target.newest_at = time.monotonic() - target.counters.lag_seconds
-
-
-def _ages(deltas: Sequence[Delta], now: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Of all changes, in one column: a node that catches up takes thousands of messages at once."""
-    offsets = np.array([delta.clock_offset for delta in deltas], np.int64)
-    left = np.concatenate([delta.batch.left for delta in deltas]).astype(np.int64)
-    return now - np.repeat(offsets, [len(delta.batch) for delta in deltas]) - left

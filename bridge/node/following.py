@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from bridge.apply.applier import ApplyTarget
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
+from bridge.apply.target import ApplyTarget
 from bridge.bus.connection import end_task
 from bridge.bus.protocol import Broken, Bus, Gap, Item, Received, Subscription
 from bridge.bus.publish_loop import Acked, PublishLoop

@@ -9,8 +9,8 @@ from typing import Protocol
 
 import orjson
 
-from bridge.apply.applier import ApplyTarget
 from bridge.apply.gate import ApplyGate
+from bridge.apply.target import ApplyTarget
 from bridge.config.settings import MapConfig
 from bridge.core.guard import GuardLimits
 from bridge.kernel.maps import KernelMap

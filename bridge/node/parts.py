@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from bridge.apply.applier import ApplyTarget
 from bridge.apply.dry import DryWriter
+from bridge.apply.target import ApplyTarget
 from bridge.apply.writer import MapWriter
 from bridge.bus.outbox import Outbox
 from bridge.bus.publish_loop import PublishLoop

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bridge.apply import applier as module
-from bridge.apply.applier import Applier, ApplyTarget
+from bridge.apply.applier import Applier
 from bridge.apply.inbox import Arrival, Inbox
+from bridge.apply.target import ApplyTarget
 from bridge.apply.writer import MapWriter
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.replica import Replica

@@ -6,10 +6,11 @@ import threading
 
 import numpy as np
 
-from bridge.apply.applier import Applier, ApplyTarget
+from bridge.apply.applier import Applier
 from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
+from bridge.apply.target import ApplyTarget
 from bridge.apply.writer import MapWriter
 from bridge.core.guard import GuardLimits
 from bridge.core.replica import Replica
