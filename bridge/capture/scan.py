@@ -12,36 +12,25 @@ drained. What changed since the scan began is left out of the comparison.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
-from bridge.capture.memory import give_back
+from bridge.capture.memory import AfterScans
+from bridge.capture.reading import Scannable, as_changes, ktime_ns, read_again
 from bridge.capture.source import ChangeSource, Losses
-from bridge.core.fingerprints import Differences, ScanSlice
+from bridge.core.fingerprints import Differences
+from bridge.core.scanrows import ScanChunk, ScanSlice
 from bridge.errors import BridgeError
-from bridge.model import U8, Cause, DeltaBatch, MapInfo, Op
+from bridge.model import U8, Cause, DeltaBatch
 
 SCAN_POLL_SECONDS = 0.02
 SLICE_POLL_SECONDS = 0.001  # while slices wait to be compared, or keys to be read again
-GIVE_BACK_NANOSECONDS = 3_000_000_000  # until what a scan found has gone out, mostly
 REREAD_KEYS_MAX = 256  # at one drain
 REPAIR_POLL_SECONDS = 0.25  # until a repair that was asked for begins
 
 
 Share = Callable[[list[tuple[U8, U8]]], None]
-
-
-class Scannable(Protocol):
-    """The part of a kernel map that a scan needs."""
-
-    @property
-    def info(self) -> MapInfo: ...
-    def scan(self) -> Iterator[tuple[U8, U8]]: ...
-    def lookup(self, key: bytes) -> bytes | None: ...
 
 
 class Comparison(Protocol):
@@ -51,7 +40,8 @@ class Comparison(Protocol):
     def settled(self, now: int) -> None: ...
     def reread(self, keys_max: int) -> U8 | None: ...
     def begin_scan(self, now: int) -> None: ...
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]: ...
+    def sift(self, keys: U8, values: U8) -> ScanChunk: ...
+    def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]: ...
     def compare(self, piece: ScanSlice) -> Differences: ...
     def end_scan(self) -> None: ...
 
@@ -80,6 +70,7 @@ class SweepSource:
         self.deferred = 0
         self.found = 0
         self._share: Share | None = None
+        self._memory = AfterScans()
 
     def share(self, take: Share) -> None:
         """Give the contents that the next sweep reads to ``take`` too. From any thread."""
@@ -90,26 +81,34 @@ class SweepSource:
 
     def drain(self) -> list[DeltaBatch]:
         # Asked only when everything found before has been taken.
-        self._comparison.drained(_ktime_ns())
+        now = ktime_ns()
+        self._memory.look(now)
+        self._comparison.drained(now)
         if not self._ready():
             return []
         info, comparison = self._map.info, self._comparison
         share, self._share = self._share, None
-        began = _ktime_ns()
+        began = ktime_ns()
         comparison.begin_scan(began)
         try:
-            chunks = list(self._map.scan())
-            ended = _ktime_ns()
-            found = [comparison.compare(one) for one in comparison.cut(chunks, info.value_size)]
+            chunks: list[tuple[U8, U8]] = []
+            sifted = []
+            for keys, values in self._map.scan():
+                sifted.append(comparison.sift(keys, values))
+                if share is not None:
+                    chunks.append((keys, values))
+            ended = ktime_ns()
+            self._memory.held(sum(map(len, sifted)), ended)
+            found = [comparison.compare(one) for one in comparison.cut(sifted, info.value_size)]
         finally:
             comparison.end_scan()
         if share is not None:
             share(chunks)
         cause = Cause.CHANGE if self.sweeps else Cause.SCAN
         self.sweeps += 1
-        self.sweep_seconds = (_ktime_ns() - began) / 1e9
+        self.sweep_seconds = (ktime_ns() - began) / 1e9
         self.deferred += sum(one.deferred for one in found)
-        batches = [batch for one in found for batch in _as_batches(one, info, began, ended, cause)]
+        batches = [batch for one in found for batch in as_changes(one, info, began, ended, cause)]
         self.found += sum(len(batch) for batch in batches)
         return batches
 
@@ -127,8 +126,9 @@ class _Whole:
     cause: Cause
     began: int
     chunks: Iterator[tuple[U8, U8]]
-    read: list[tuple[U8, U8]] = field(default_factory=list)
+    sifted: list[ScanChunk] = field(default_factory=list)
     ended: int = 0  # when the last chunk had been read
+    rows: int = 0  # of what was sifted
     slices: Iterator[ScanSlice] | None = None
     deferred: int = 0
 
@@ -138,8 +138,8 @@ class ScannedSource:
 
     ``comparison`` knows what the stream says: what differs is published, and what the map lacks was
     deleted. ``sweep_seconds``: the map is also compared at that interval, for writes that nobody
-    reports. ``settle_seconds``: an operation that is older than the ring has ended so long after. A
-    whole map is held in memory until it has been compared.
+    reports. ``settle_seconds``: an operation that is older than the ring has ended so long after.
+    What the stream does not know is held in memory until it is compared: at the start, all of it.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class ScannedSource:
         self._ready = ready
         self._comparison = comparison
         self._sweep_seconds = sweep_seconds
-        self._settles_at = _ktime_ns() + int(settle_seconds * 1e9)
+        self._settles_at = ktime_ns() + int(settle_seconds * 1e9)
         self._settled = not settle_seconds
         self._whole: _Whole | None = None
         self._started = False
@@ -166,7 +166,7 @@ class ScannedSource:
         self._level = 0  # everything that ended until then has come out of the ring
         self._rings_turn = False
         self._rereading = False
-        self._gives_back_at = 0  # after a scan that is not made again and again; 0: not now
+        self._memory = AfterScans()
         self._failure: BridgeError | None = None
         self.repairs = 0  # finished
         self.repair_seconds = 0.0  # of the last one
@@ -209,15 +209,13 @@ class ScannedSource:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-        if self._gives_back_at and _ktime_ns() > self._gives_back_at:
-            self._gives_back_at = 0
-            give_back()
         whole = self._whole
         if whole is not None and whole.slices is not None and not self._rings_turn:
             self._rings_turn = True
             return self._compare(whole, whole.slices)
         self._rings_turn = False
-        asked = _ktime_ns()
+        asked = ktime_ns()
+        self._memory.look(asked)
         batches = self._inner.drain()
         if batches:
             self._level = max(self._level, int(batches[-1].left[-1]))
@@ -257,7 +255,7 @@ class ScannedSource:
         """Keys whose order is open are read, where nobody else's value can stand in the map."""
         keys = self._comparison.reread(REREAD_KEYS_MAX)
         self._rereading = keys is not None and len(keys) == REREAD_KEYS_MAX
-        return [] if keys is None else _read_again(self._map, keys)
+        return [] if keys is None else read_again(self._map, keys)
 
     def _step(self) -> None:
         if self._whole is None:
@@ -265,18 +263,19 @@ class ScannedSource:
             if not self._started or self._wanted:
                 cause = Cause.REPAIR if self._started else Cause.SCAN
             self._wanted &= not self._started
-            self._whole = _Whole(cause, _ktime_ns(), self._map.scan())
+            self._whole = _Whole(cause, ktime_ns(), self._map.scan())
             self._comparison.begin_scan(self._whole.began)
         whole = self._whole
         if not whole.ended:
             chunk = next(whole.chunks, None)
             if chunk is not None:
-                whole.read.append(chunk)
+                whole.sifted.append(self._comparison.sift(*chunk))
             else:
-                whole.ended = _ktime_ns()
+                whole.ended = ktime_ns()
         elif whole.slices is None and self._level >= whole.ended:
             # Changes that the scan has seen came out of the ring, and are left out.
-            whole.slices = self._comparison.cut(whole.read, self._map.info.value_size)
+            whole.rows = sum(map(len, whole.sifted))
+            whole.slices = self._comparison.cut(whole.sifted, self._map.info.value_size)
 
     def _compare(self, whole: _Whole, slices: Iterator[ScanSlice]) -> list[DeltaBatch]:
         """Compare a slice before the next records are drained.
@@ -291,16 +290,15 @@ class ScannedSource:
             return []
         found = self._comparison.compare(piece)
         whole.deferred += found.deferred
-        batches = _as_batches(found, self._map.info, whole.began, whole.ended, whole.cause)
+        batches = as_changes(found, self._map.info, whole.began, whole.ended, whole.cause)
         if whole.cause is Cause.CHANGE:
             self.found += sum(len(batch) for batch in batches)
         return batches
 
     def _finish(self, whole: _Whole) -> None:
         self._give_up()
-        self._started, self._swept_at = True, _ktime_ns()
-        if self._sweep_seconds is None:
-            self._gives_back_at = self._swept_at + GIVE_BACK_NANOSECONDS
+        self._started, self._swept_at = True, ktime_ns()
+        self._memory.held(whole.rows, self._swept_at)
         seconds = (self._swept_at - whole.began) / 1e9
         if whole.cause is Cause.REPAIR:
             self.repairs += 1
@@ -313,36 +311,3 @@ class ScannedSource:
         if self._whole is not None:
             self._comparison.end_scan()
             self._whole = None
-
-
-def _read_again(target: Scannable, keys: U8) -> list[DeltaBatch]:
-    """What the map holds of these keys now, as changes; absent ones are deletes."""
-    began = _ktime_ns()
-    values = np.zeros((len(keys), target.info.value_size), np.uint8)
-    ops = np.full(len(keys), Op.DELETE, np.uint8)
-    for row, key in enumerate(keys):
-        value = target.lookup(key.tobytes())
-        if value is not None:
-            ops[row] = Op.UPDATE
-            values[row] = np.frombuffer(value, np.uint8)
-    read = DeltaBatch.of_entries(Op.UPDATE, keys, values, _ktime_ns(), began=began)
-    return [replace(read, ops=ops)]
-
-
-def _as_batches(
-    found: Differences, info: MapInfo, began: int, ended: int, cause: Cause
-) -> list[DeltaBatch]:
-    nothing = np.zeros((len(found.deleted_keys), info.value_size), np.uint8)
-    sides = (
-        (Op.DELETE, found.deleted_keys, nothing),
-        (Op.UPDATE, found.updated_keys, found.updated_values),
-    )
-    return [
-        DeltaBatch.of_entries(op, keys, values, ended, began=began, cause=cause)
-        for op, keys, values in sides
-        if len(keys)
-    ]
-
-
-def _ktime_ns() -> int:
-    return time.clock_gettime_ns(time.CLOCK_MONOTONIC)

@@ -6,28 +6,31 @@ local write, except of keys that changed, or that the bridge may have written, s
 such keys are left for the next scan, so that doubt never turns a foreign or an old value into an
 own change.
 
-An entry costs its key and eighteen bytes: a hash of the key, a hash of the value, two flags. No
+An entry costs its key and nineteen bytes: a hash of the key, a hash of the value, three flags. No
 call does more than a bounded part of the work, ``begin`` and ``__len__`` apart, so that whoever
 empties a ring may call them in between.
+
+Most of what a scan reads stands in the fold already. ``sift`` throws that away chunk by chunk, so
+that a map is never held in memory for the sake of a few differences. What it throws away is no
+difference later either: a row that changes after it was read is late, and left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bridge.core.foldpart import CollisionError, Flags, FoldPart, Noted
-from bridge.core.keys import SEED, KeySet, hash_rows
+from bridge.core.keys import SEED, KeySet, equal_rows, hash_rows
+from bridge.core.scanrows import ScanChunk, ScanSlice, cut_slices
 from bridge.model import U8, U64, DeltaBatch, Op
 
 _UNSORTED_ROWS_MAX = 65_536  # changes that wait to be sorted into the ranges
 _WAITING_ROWS = 16_384  # changes beside a range that are worth a merge
 _MERGES_MAX = 8  # at one call
-_SLICE_ROWS = 16_384  # of a scan, compared at one call
-_HASH_BITS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +41,6 @@ class Differences:
     updated_values: U8
     deleted_keys: U8
     deferred: int  # keys in doubt, left for the next scan
-
-
-@dataclass(frozen=True, slots=True)
-class ScanSlice:
-    """Scanned entries whose key hash lies in ``low``..``high``, by the hashes of one seed."""
-
-    low: int
-    high: int
-    seed: int
-    keys: U8
-    values: U8
-    hashes: U64
 
 
 class Fingerprints:
@@ -89,27 +80,35 @@ class Fingerprints:
         self._sort()
         self._scanning = False
 
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
-        """The chunks of a whole scan, in slices that are compared one by one.
-
-        The first step costs most: of a million entries 0.1 s.
-        """
-        keys = np.concatenate([np.zeros((0, self._key_size), np.uint8), *(k for k, _ in chunks)])
-        values = np.concatenate([np.zeros((0, value_size), np.uint8), *(v for _, v in chunks)])
-        hashes = hash_rows(keys, self._seed)
-        bits = max(len(keys) // _SLICE_ROWS, len(self._parts) - 1).bit_length()
-        if not bits:
-            yield ScanSlice(0, (1 << _HASH_BITS) - 1, self._seed, keys, values, hashes)
-            return
+    def chunk(self, keys: U8, values: U8) -> ScanChunk:
+        """Some of the open scan, made ready for ``sift``. Needs no lock."""
         seed = self._seed
-        bits, step = min(bits, 16), 1 << (_HASH_BITS - min(bits, 16))
-        at = (hashes >> np.uint64(_HASH_BITS - bits)).astype(np.uint16)
-        order = np.argsort(at, kind="stable")  # of 16-bit numbers: by radix
-        ends = np.cumsum(np.bincount(at, minlength=1 << bits)).tolist()
-        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
-            rows = order[start:end]
-            low = number * step
-            yield ScanSlice(low, low + step - 1, seed, keys[rows], values[rows], hashes[rows])
+        hashes = hash_rows(keys, seed)
+        whole = ScanChunk(seed, hashes, keys, values, self._values(values))
+        return whole.take(np.argsort(hashes))
+
+    def sift(self, chunk: ScanChunk) -> ScanChunk:
+        """What of a chunk does not stand in the fold just so, as far as can be told cheaply."""
+        if chunk.seed == self._seed:
+            self._merge([part for part in self._parts if part.stale][:_MERGES_MAX])
+        if chunk.seed != self._seed:
+            return chunk
+        kept = np.ones(len(chunk), np.bool_)
+        edges = np.searchsorted(chunk.hashes, self._lows[1:]).tolist()
+        for part, start, end in zip(self._parts, [0, *edges], [*edges, len(chunk)], strict=True):
+            if start < end:
+                rows = slice(start, end)
+                same = part.sift(chunk.hashes[rows], chunk.keys[rows], chunk.value_hashes[rows])
+                kept[start + same] = False
+        return chunk if kept.all() else chunk.take(np.flatnonzero(kept))
+
+    def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]:
+        """What was sifted of a whole scan, in slices that are compared one by one. Needs no lock.
+
+        Empties ``chunks``. The first step costs most: where all of a million entries are new 0.1 s.
+        """
+        nothing = ScanChunk.empty(self._seed, self._key_size, value_size)
+        return cut_slices(chunks, len(self._parts), nothing)
 
     def compare(
         self, piece: ScanSlice, *, doubtful: KeySet | None, complete: bool = True
@@ -117,22 +116,22 @@ class Fingerprints:
         """Compare one slice with the fold, and take the differences into it.
 
         ``doubtful``: keys that the bridge may have written while the scan ran. ``complete``: the
-        scan covers the whole map, so what it lacks was deleted.
-        After a collision of hashes, which takes a new seed, all of the slice is left in doubt.
+        scan has read the whole map, so what it lacks was deleted. After a collision of hashes,
+        which takes a new seed, all of the slice is left in doubt.
         """
         fold = self._between(piece.low, piece.high)
-        order = np.argsort(piece.hashes)
-        hashes, keys, values = piece.hashes[order], piece.keys[order], piece.values[order]
-        if piece.seed == self._seed and self._collide(hashes, keys):
+        scanned = piece.rows
+        hashes, keys, values = scanned.hashes, scanned.keys, scanned.values
+        if scanned.seed == self._seed and self._collide(hashes, keys):
             self._reseed()
-        if piece.seed != self._seed:
+        if scanned.seed != self._seed:
             return Differences(keys[:0], values[:0], keys[:0], len(keys))
-        value_hashes = self._values(values)
+        value_hashes = scanned.value_hashes
         known, at = _locate(fold, hashes, keys)
         rows = at[known]
         changed = ~known
         changed[known] = ~fold.held[rows] | (fold.values[rows] != value_hashes[known])
-        gone = fold.held.copy() if complete else np.zeros(len(fold), np.bool_)
+        gone = fold.held & ~fold.seen if complete else np.zeros(len(fold), np.bool_)
         gone[rows] = False
         late = np.zeros(len(keys), np.bool_)
         late[known] = fold.late[rows]
@@ -172,19 +171,22 @@ class Fingerprints:
     def _between(self, low: int, high: int) -> Noted:
         """The fold's rows in a range of hashes, everything that was noted of them merged."""
         self._sort()
-        first = int(np.searchsorted(self._lows, np.uint64(low), side="right")) - 1
-        last = int(np.searchsorted(self._lows, np.uint64(high), side="right"))
-        concerned = self._parts[first:last]
         seed = self._seed
-        self._merge(concerned)
+        self._merge(self._concerned(low, high))
         if self._seed != seed:
             return Noted.empty(self._key_size)
+        self._split()
         found = []
-        for part in concerned:
+        for part in self._concerned(low, high):
             start = int(np.searchsorted(part.rows.hashes, np.uint64(low), side="left"))
             end = int(np.searchsorted(part.rows.hashes, np.uint64(high), side="right"))
             found.append(part.rows.take(slice(start, end)))
         return Noted.concatenate(found)
+
+    def _concerned(self, low: int, high: int) -> list[FoldPart]:
+        first = int(np.searchsorted(self._lows, np.uint64(low), side="right")) - 1
+        last = int(np.searchsorted(self._lows, np.uint64(high), side="right"))
+        return self._parts[first:last]
 
     def _add(self, ops: U8, keys: U8, value_hashes: U64) -> None:
         if not len(ops):
@@ -205,8 +207,8 @@ class Fingerprints:
         ops, keys, values = (np.concatenate(column) for column in zip(*self._unsorted, strict=True))
         self._unsorted, self._unsorted_rows = [], 0
         hashes = hash_rows(keys, self._seed)
-        late = np.full(len(ops), self._scanning)
-        changes = Noted(ops == Op.UPDATE, late, keys, hashes, values)
+        late, seen = np.full(len(ops), self._scanning), np.zeros(len(ops), np.bool_)
+        changes = Noted(ops == Op.UPDATE, late, seen, keys, hashes, values)
         if len(self._parts) == 1:
             self._parts[0].add(changes)
             return
@@ -238,8 +240,7 @@ class Fingerprints:
             self._seed = (self._seed * 0x9E3779B97F4A7C15 + 1) & 0xFFFFFFFFFFFFFFFF
             whole = FoldPart(0, Noted.empty(self._key_size))
             for changes in rows:
-                hashes = hash_rows(changes.keys, self._seed)
-                whole.add(Noted(changes.held, changes.late, changes.keys, hashes, changes.values))
+                whole.add(replace(changes, hashes=hash_rows(changes.keys, self._seed)))
             try:
                 whole.merge(scanning=self._scanning)
             except CollisionError:
@@ -256,7 +257,7 @@ def _locate(fold: Noted, hashes: U64, keys: U8) -> tuple[Flags, npt.NDArray[np.i
     at = np.searchsorted(fold.hashes, hashes)
     at[at == len(fold)] = 0
     known = fold.hashes[at] == hashes
-    known[known] = (fold.keys[at[known]] == keys[known]).all(axis=1)
+    known[known] = equal_rows(fold.keys[at[known]], keys[known])
     return known, at
 
 

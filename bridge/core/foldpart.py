@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from bridge.model import U8, U64
+from bridge.core.keys import equal_rows
+from bridge.model import U8, U64, Rows
 
 Flags = npt.NDArray[np.bool_]
 ROWS_MAX = 32_768  # of a range; beyond it is split
@@ -26,10 +27,14 @@ class CollisionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """Changes in their order: whether each leaves its key in the map, and was noted late."""
+    """Changes in their order: whether each leaves its key in the map, and was noted late.
+
+    ``seen``: the open scan has read the entry just as it stands here.
+    """
 
     held: Flags
     late: Flags
+    seen: Flags
     keys: U8
     hashes: U64
     values: U64  # hashes of the values
@@ -37,11 +42,12 @@ class Noted:
     def __len__(self) -> int:
         return len(self.held)
 
-    def take(self, rows: slice | npt.NDArray[np.intp]) -> Noted:
+    def take(self, rows: slice | Rows) -> Noted:
         if isinstance(rows, slice):
             return Noted(
                 self.held[rows],
                 self.late[rows],
+                self.seen[rows],
                 self.keys[rows],
                 self.hashes[rows],
                 self.values[rows],
@@ -50,10 +56,17 @@ class Noted:
         return Noted(
             self.held.take(rows),
             self.late.take(rows),
+            self.seen.take(rows),
             self.keys.take(rows, axis=0),
             self.hashes.take(rows),
             self.values.take(rows),
         )
+
+    def unseen(self) -> Noted:
+        """The same for a scan that begins: nothing is late, nothing was seen."""
+        n = len(self)
+        flags = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        return Noted(self.held, *flags, self.keys, self.hashes, self.values)
 
     @staticmethod
     def concatenate(parts: list[Noted]) -> Noted:
@@ -62,6 +75,7 @@ class Noted:
         return Noted(
             np.concatenate([p.held for p in parts]),
             np.concatenate([p.late for p in parts]),
+            np.concatenate([p.seen for p in parts]),
             np.concatenate([p.keys for p in parts]),
             np.concatenate([p.hashes for p in parts]),
             np.concatenate([p.values for p in parts]),
@@ -69,21 +83,22 @@ class Noted:
 
     @staticmethod
     def empty(key_size: int) -> Noted:
-        return Noted(
-            np.zeros(0, np.bool_),
-            np.zeros(0, np.bool_),
-            np.zeros((0, key_size), np.uint8),
-            np.zeros(0, np.uint64),
-            np.zeros(0, np.uint64),
-        )
+        no_flags, no_hashes = np.zeros(0, np.bool_), np.zeros(0, np.uint64)
+        keys = np.zeros((0, key_size), np.uint8)
+        return Noted(no_flags, no_flags, no_flags, keys, no_hashes, no_hashes)
 
 
 @dataclass(slots=True)
 class FoldPart:
-    """``rows`` are sorted by hash, each key once; ``low``: the least hash that belongs here."""
+    """``rows`` are sorted by hash, each key once; ``low``: the least hash that belongs here.
+
+    ``stale``: what waits holds changes from before the open scan, so that ``rows`` alone say
+    nothing of it.
+    """
 
     low: int
     rows: Noted
+    stale: bool = False
     waiting: list[Noted] = field(default_factory=list)
     waiting_rows: int = 0
 
@@ -108,13 +123,30 @@ class FoldPart:
         if scanning:
             kept |= whole.late[order]
         self.rows = whole.take(order if kept.all() else order[kept])
-        self.waiting, self.waiting_rows = [], 0
+        self.waiting, self.waiting_rows, self.stale = [], 0, False
 
     def begin(self) -> None:
         """A scan begins: nothing is late yet, and no deleted key need be remembered."""
         rows = self.rows if self.rows.held.all() else self.rows.take(np.flatnonzero(self.rows.held))
-        self.rows = _not_late(rows)
-        self.waiting = [_not_late(changes) for changes in self.waiting]
+        self.rows = rows.unseen()
+        self.waiting = [changes.unseen() for changes in self.waiting]
+        self.stale = bool(self.waiting)
+
+    def sift(self, hashes: U64, keys: U8, value_hashes: U64) -> Rows:
+        """Which of some scanned entries stand here just so; they are seen from now on."""
+        rows = self.rows
+        if self.stale or not len(rows):
+            return np.zeros(0, np.intp)
+        at = np.searchsorted(rows.hashes, hashes)
+        at[at == len(rows)] = 0
+        same = rows.hashes.take(at) == hashes
+        same &= rows.values.take(at) == value_hashes
+        same &= rows.held.take(at)
+        found = np.flatnonzero(same)
+        at = at.take(found)
+        equal = equal_rows(rows.keys.take(at, axis=0), keys.take(found, axis=0))
+        rows.seen[at[equal]] = True
+        return found[equal]
 
     def split(self) -> list[FoldPart]:
         """Ranges of at most ``ROWS_MAX`` rows that take this one's place."""
@@ -125,11 +157,8 @@ class FoldPart:
         return [
             FoldPart(
                 self.low if number == 0 else int(self.rows.hashes[cuts[number]]),
-                self.rows.take(slice(cuts[number], cuts[number + 1])),
+                # Copied: a view would keep the whole range's columns as long as itself.
+                self.rows.take(np.arange(cuts[number], cuts[number + 1])),
             )
             for number in range(count)
         ]
-
-
-def _not_late(rows: Noted) -> Noted:
-    return Noted(rows.held, np.zeros(len(rows), np.bool_), rows.keys, rows.hashes, rows.values)

@@ -103,7 +103,7 @@ class KeySet:
             if not len(beaten):
                 return
             numbers, winners = numbers.take(beaten), winners.take(beaten)
-            same = _equal_rows(keys.take(winners, axis=0), keys.take(numbers, axis=0))
+            same = equal_rows(keys.take(winners, axis=0), keys.take(numbers, axis=0))
             self.again.append(numbers[same].astype(np.intp))
             numbers = numbers[~same]
         for row in numbers.tolist():
@@ -126,7 +126,7 @@ class KeySet:
             rows = np.flatnonzero(self._hashes.take(candidates) == hashes)
             if len(rows):
                 held = self._keys.take(candidates.take(rows), axis=0)
-                found[rows[_equal_rows(held, keys.take(rows, axis=0))]] = True
+                found[rows[equal_rows(held, keys.take(rows, axis=0))]] = True
         if self._rest:
             for row in np.flatnonzero(~found):
                 found[row] = keys[row].tobytes() in self._rest
@@ -149,6 +149,7 @@ def last_rows(keys: U8) -> Rows | None:
     return np.flatnonzero(last)
 
 
-def _equal_rows(some: U8, others: U8) -> npt.NDArray[np.bool_]:
+def equal_rows(some: U8, others: U8) -> npt.NDArray[np.bool_]:
+    """``bool[n]``: whether the rows at the same places are the same bytes."""
     equal: npt.NDArray[np.bool_] = (words(some) == words(others)).all(axis=1)
     return equal

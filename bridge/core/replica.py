@@ -25,12 +25,13 @@ import numpy as np
 
 from bridge.core.batches import folded_to_last, not_evicted, without_evictions
 from bridge.core.doubts import Doubts
-from bridge.core.fingerprints import Differences, Fingerprints, ScanSlice
+from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import KeySet
 from bridge.core.origins import OriginTracker
 from bridge.core.pending import PendingChanges
 from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
+from bridge.core.scanrows import ScanChunk, ScanSlice
 from bridge.core.touches import Touch
 from bridge.core.unwritten import Unwritten
 from bridge.core.verdict import Verdict
@@ -154,16 +155,26 @@ class Replica:
         if self._fingerprints is not None:
             self._fingerprints.begin()
 
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
-        """The whole of the open scan in slices for ``compare``. Needs no lock."""
+    def chunk(self, keys: U8, values: U8) -> ScanChunk:
+        """Some of what the open scan has read, made ready for ``sift``. Needs no lock."""
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        return self._fingerprints.chunk(keys, values)
+
+    def sift(self, chunk: ScanChunk) -> ScanChunk:
+        """What of a chunk the stream does not know just so; all of them together are cut."""
+        assert self._fingerprints is not None, "scans are not compared for this map"
+        return self._fingerprints.sift(chunk)
+
+    def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]:
+        """What was sifted of the open scan, in slices for ``compare``. Needs no lock."""
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.cut(chunks, value_size)
 
     def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
-        """What a slice of the open scan holds beyond the fold. ``complete``: the rest was deleted.
+        """What a slice has beyond the fold; changes may be captured between slices.
 
         The differences count as own changes from now on: hand them to ``capture`` in any case.
-        Others may be captured between the slices.
+        ``complete``: the scan has read the whole map, so what it lacks was deleted.
         """
         assert self._fingerprints is not None, "scans are not compared for this map"
         return self._fingerprints.compare(piece, doubtful=self._scan_doubts, complete=complete)

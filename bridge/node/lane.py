@@ -7,14 +7,15 @@ capture thread holds it for as long as it takes to note a batch, the writer thre
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bridge.bus.outbox import Outbox
 from bridge.core.coalesce import coalesce
-from bridge.core.fingerprints import Differences, ScanSlice
+from bridge.core.fingerprints import Differences
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
+from bridge.core.scanrows import ScanChunk, ScanSlice
 from bridge.core.touches import GRACE_NANOSECONDS
 from bridge.model import U8, Cause, DeltaBatch
 
@@ -137,9 +138,14 @@ class Lane:
         with self.lock:
             self.replica.begin_scan(now)
 
-    def cut(self, chunks: Sequence[tuple[U8, U8]], value_size: int) -> Iterator[ScanSlice]:
+    def sift(self, keys: U8, values: U8) -> ScanChunk:
         if self.identity.prefixes:
-            chunks = [(self.identity.keys(keys), values) for keys, values in chunks]
+            keys = self.identity.keys(keys)
+        chunk = self.replica.chunk(keys, values)
+        with self.lock:
+            return self.replica.sift(chunk)
+
+    def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]:
         return self.replica.cut(chunks, value_size)
 
     def compare(self, piece: ScanSlice) -> Differences:

@@ -19,9 +19,10 @@ from bridge.core.dirty import DirtyKeys
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.pending import PendingChanges
 from bridge.core.replica import Replica
+from bridge.core.scanrows import ScanChunk
 from bridge.core.verdict import Verdict
 from bridge.model import Delta, DeltaBatch, Op, Origin
-from tests.core_kit import compare_whole
+from tests.core_kit import end_scan
 
 GRACE = 60  # steps: longer than any operation of the walk
 KEYS = 3
@@ -49,7 +50,7 @@ class Node:
     read: int = 0
     verdict: Verdict | None = None
     landing: list[tuple[int, int]] = field(default_factory=list)
-    scan: dict[int, int] | None = None
+    scan: list[ScanChunk] | None = None
     scan_began: int = 0
     unscanned: list[int] = field(default_factory=list)
     wrote: set[tuple[int, int]] = field(default_factory=set)  # by its own programs
@@ -200,21 +201,20 @@ class Walk:
         if node.scan is None:
             node.replica.begin_scan(self.now)
             node.scan_began = self.now
-            node.scan, node.unscanned = {}, list(range(KEYS))
+            node.scan, node.unscanned = [], list(range(KEYS))
             self.random.shuffle(node.unscanned)
         elif node.unscanned:
             key = node.unscanned.pop()
             if key in node.kernel:
-                node.scan[key] = node.kernel[key]
+                read = np.array([[key]], np.uint8), _value(node.kernel[key])
+                node.scan.append(node.replica.sift(node.replica.chunk(*read)))
         else:
             self.end_sweep(node, node.scan)
             node.scan = None
         return True
 
-    def end_sweep(self, node: Node, scan: dict[int, int]) -> None:
-        keys = np.array(list(scan), np.uint8).reshape(-1, 1)
-        values = np.concatenate([np.zeros((0, 2), np.uint8), *(_value(v) for v in scan.values())])
-        found = compare_whole(node.replica, keys, values)
+    def end_sweep(self, node: Node, scan: list[ScanChunk]) -> None:
+        found = end_scan(node.replica, scan, 2)
         began = node.scan_began
         for key in found.deleted_keys[:, 0]:
             self.found(node, row(int(key), ABSENT, began, self.now))

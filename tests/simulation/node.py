@@ -19,11 +19,12 @@ from bridge.core.guard import GuardLimits
 from bridge.core.joining import Acks, rejoins
 from bridge.core.policies import PolicyFold
 from bridge.core.replica import Replica
+from bridge.core.scanrows import ScanChunk
 from bridge.core.snapshots import Facts
 from bridge.core.verdict import Verdict
 from bridge.model import U8, ConflictPolicy, Delta, DeltaBatch, Manifest, Op, Origin
 from bridge.node.synced import Sync, SyncGate
-from tests.core_kit import compare_whole
+from tests.core_kit import end_scan
 from tests.simulation.joining import Joining, keys_of, now_done
 from tests.simulation.kernel import ABSENT, Kernel, change, entries
 from tests.simulation.log import Log
@@ -40,6 +41,7 @@ class Scan:
     unread: list[int]
     complete: bool
     found: dict[int, int] = field(default_factory=dict)
+    sifted: list[ScanChunk] = field(default_factory=list)
     ended: int = 0
 
 
@@ -397,7 +399,11 @@ class Node:
         if self.scan.unread:
             key = self.scan.unread.pop()
             if key in self.kernel.map:
-                self.scan.found[key] = self.kernel.map[key]
+                value = self.scan.found[key] = self.kernel.map[key]
+                read = change(key, value, now, now)
+                self.scan.sifted.append(
+                    self.replica.sift(self.replica.chunk(read.keys, read.values))
+                )
             self.scan.ended = now
             return True
         if not self.drained_beyond(self.scan.ended):
@@ -434,9 +440,7 @@ class Node:
         return not self.kernel.lru
 
     def _compare(self, scan: Scan) -> None:
-        keys = np.array(list(scan.found), np.uint8).reshape(-1, 1)
-        values = np.array(list(scan.found.values()), np.uint64).view(np.uint8).reshape(-1, 8)
-        found = compare_whole(self.replica, keys, values, complete=scan.complete)
+        found = end_scan(self.replica, scan.sifted, 8, complete=scan.complete)
         self.scan_wanted |= found.deferred > 0
         for key in found.deleted_keys[:, 0]:
             self._capture(change(int(key), ABSENT, scan.began, scan.ended))

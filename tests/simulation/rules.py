@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from unittest import mock
 
+import numpy as np
+
 from bridge.apply.gate import ApplyGate
 from bridge.apply.loading import Load
 from bridge.core import (
@@ -20,6 +22,7 @@ from bridge.core import (
 )
 from bridge.core.doubts import Doubts
 from bridge.core.fingerprints import Fingerprints
+from bridge.core.foldpart import Noted
 from bridge.core.joining import Acks
 from bridge.core.origins import Admission, OriginTracker
 from bridge.core.overlaps import Overlaps
@@ -230,6 +233,10 @@ RULES: dict[str, Mutation] = {
     "5 open scan": Mutation(
         "a scan leaves out what was captured and judged since it began",
         ((Fingerprints, "begin", lambda self: None),),
+    ),
+    "5 seen anew": Mutation(
+        "what an earlier scan saw may be gone",
+        ((Noted, "unseen", lambda self: replace(self, late=np.zeros(len(self), np.bool_))),),
     ),
     "5 own writes of the bridge": Mutation(
         "a scan leaves out what the bridge wrote meanwhile",

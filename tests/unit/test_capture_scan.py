@@ -12,7 +12,7 @@ import pytest
 from bridge.bus.outbox import Outbox
 from bridge.capture.scan import REPAIR_POLL_SECONDS, ScannedSource, SweepSource
 from bridge.capture.source import Losses
-from bridge.core import fingerprints
+from bridge.core import scanrows
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.identity import Identity
 from bridge.core.replica import Replica
@@ -184,7 +184,7 @@ def published(source: ScannedSource, way: Lane, drains: int) -> list[tuple[Cause
 def test_a_scan_in_many_slices_publishes_what_differs_and_no_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fingerprints, "_SLICE_ROWS", 3)
+    monkeypatch.setattr(scanrows, "_SLICE_ROWS", 3)
     entries, way, ring = Entries(), lane(), Ring()
     entries.scan = lambda: iter([many(200, 1)])  # type: ignore[method-assign]
     source = ScannedSource(ring, entries, ready=lambda: True, comparison=way)

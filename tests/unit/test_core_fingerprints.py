@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bridge.core import fingerprints as module, foldpart
+from bridge.core import fingerprints as module, foldpart, scanrows
 from bridge.core.fingerprints import Differences, Fingerprints
 from bridge.core.keys import hash_rows
 from bridge.model import U8, U64, DeltaBatch, Op
@@ -19,7 +19,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ranges, slices and queues so small that a thousand keys need many of each."""
     monkeypatch.setattr(module, "_UNSORTED_ROWS_MAX", 61)
     monkeypatch.setattr(module, "_WAITING_ROWS", 7)
-    monkeypatch.setattr(module, "_SLICE_ROWS", 31)
+    monkeypatch.setattr(scanrows, "_SLICE_ROWS", 31)
+    monkeypatch.setattr(scanrows, "_JOINED_ROWS", 211)
     monkeypatch.setattr(foldpart, "ROWS_MAX", 43)
 
 
@@ -60,6 +61,12 @@ def chunks_of(held: dict[int, int]) -> list[tuple[U8, U8]]:
     return [(keys_of(part), values_of([held[key] for key in part])) for part in parts]
 
 
+def compared(table: Fingerprints, held: dict[int, int]) -> list[Differences]:
+    """What the open scan finds when it reads all this at once."""
+    sifted = [table.sift(table.chunk(keys, values)) for keys, values in chunks_of(held)]
+    return [table.compare(piece, doubtful=None) for piece in table.cut(sifted, 2)]
+
+
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("seed", range(7))
 def test_slices_find_what_dictionaries_find(seed: int) -> None:
@@ -72,14 +79,21 @@ def test_slices_find_what_dictionaries_find(seed: int) -> None:
         held = {k: v for k, v in fold.items() if rng.random() > 0.1}
         held |= {int(k): 9 + int(k) % 5 for k in rng.integers(0, 2 * KEYS, 31)}
         table.begin()
-        pieces = list(table.cut(chunks_of(held), 2))
         found, late = [], set[int]()
-        for piece in pieces:
-            found.append(table.compare(piece, doubtful=None))
-            # Changes go on between the slices; those that come before their slice are left out.
+
+        def change_some(late: set[int] = late, fold: dict[int, int] = fold) -> None:
+            """Changes go on meanwhile; those that come before their slice are left out."""
             changes = {int(k): int(rng.integers(0, 9)) for k in rng.integers(0, 2 * KEYS, 3)}
-            late |= changes.keys()
+            late.update(changes)
             note(table, fold, changes)
+
+        sifted = []
+        for keys, values in chunks_of(held):
+            sifted.append(table.sift(table.chunk(keys, values)))
+            change_some()
+        for piece in list(table.cut(sifted, 2)):
+            found.append(table.compare(piece, doubtful=None))
+            change_some()
         table.end()
         updated, deleted = told(found)
         steady = set(range(2 * KEYS)) - late
@@ -97,7 +111,7 @@ def test_slices_find_what_dictionaries_find(seed: int) -> None:
         for key in late:
             truth.pop(key, None)
         table.begin()
-        found = [table.compare(piece, doubtful=None) for piece in table.cut(chunks_of(truth), 2)]
+        found = compared(table, truth)
         table.end()
         updated, deleted = told(found)
         assert updated.keys() | deleted <= late
@@ -114,9 +128,29 @@ def test_a_change_after_the_scan_began_is_left_out_whatever_came_later() -> None
     note(table, fold, {1: 2, 2: 0})  # written, and deleted, after the scan had read them
     for at in range(0, 200_000, 50_000):
         note(table, fold, {10 + number: 7 for number in range(at, at + 50_000)})
-    found = [table.compare(piece, doubtful=None) for piece in table.cut(chunks_of(scanned), 2)]
+    found = compared(table, scanned)
     assert told(found) == ({4: 4}, set())
     assert sum(one.deferred for one in found) == 200_002
+
+
+def test_changes_that_wait_to_be_merged_count_when_a_chunk_is_sifted() -> None:
+    """The map has the value before the last that the stream knows: the one in between was lost."""
+    table, fold = Fingerprints(4), dict[int, int]()
+    note(table, fold, {1: 1, 2: 1})
+    assert len(table) == 2  # merged
+    note(table, fold, {1: 2, 2: 0})
+    table.begin()
+    assert told(compared(table, {1: 1, 2: 1})) == ({1: 1, 2: 1}, set())
+
+
+def test_a_scan_that_finds_nothing_new_holds_nothing() -> None:
+    table, fold = Fingerprints(4), dict[int, int]()
+    note(table, fold, dict.fromkeys(range(1, KEYS), 3))
+    for held in (fold, fold | {7: 4}):
+        table.begin()
+        sifted = [table.sift(table.chunk(*chunk)) for chunk in chunks_of(held)]
+        table.end()
+        assert sum(map(len, sifted)) == len(held.items() - fold.items())
 
 
 def test_bytes_that_do_not_count_make_no_difference() -> None:
