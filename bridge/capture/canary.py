@@ -28,7 +28,7 @@ _PAUSE_SECONDS = 0.005
 BATCH_ENTRIES = 7
 EVICTION = "eviction"
 LRU_ENTRIES = 512  # CANARY_LRU_ENTRIES
-# Twins of the keys and values in bpf/capture.bpf.c.
+# Twins of the keys and values in bpf/capture_canary.h.
 _PROGRAM_KEY = (0x70726F67).to_bytes(4, "little")
 _PROGRAM_INDEX = (7).to_bytes(4, "little")
 PROGRAM_VALUE = (0x6D6170627269).to_bytes(8, "little")

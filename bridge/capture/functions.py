@@ -49,7 +49,7 @@ _NUMBERS: dict[int, tuple[int, ...]] = {
     MapType.LPM_TRIE: (10, 11),
 }
 
-# Types whose changes probes report, each with a canary of its own in bpf/capture.bpf.c.
+# Types whose changes probes report, each with a canary of its own in bpf/capture_canary.h.
 PROBED_TYPES = tuple(MapType(number) for number in _NUMBERS)
 
 
