@@ -25,12 +25,12 @@ from bridge.capture.loader import Attachment, ProbeError, ProbeObject, ProgramTy
 from bridge.capture.source import Losses, Mode
 from bridge.capture.tables import (
     SLOTS_MAX,
-    LossTable,
-    Sieve,
+    ProgramTables,
     Watch,
     check_watchable,
     layout_of,
     losses_since,
+    open_table,
 )
 from bridge.capture.transport import (
     PERF_PAGES,
@@ -43,7 +43,7 @@ from bridge.capture.transport import (
     choose_carrier,
 )
 from bridge.kernel.cpus import cpu_numbers
-from bridge.kernel.maps import KernelMap, MapType, map_info, type_name
+from bridge.kernel.maps import KernelMap, MapType, type_name
 from bridge.model import U64
 
 MISSES_SECONDS = 1.0  # age at which the kernel's miss counts are read again
@@ -60,23 +60,6 @@ class _Slot:
     base: U64
     missed: int
     map_type: int
-
-
-class _Tables:
-    """The programs' maps, opened."""
-
-    def __init__(self, programs: ProbeObject, slots: int) -> None:
-        self.watched = _open(programs, "watched")
-        self.sieve = Sieve(_open(programs, "sieve"))
-        self.rings = _open(programs, "rings")
-        self.own_threads = _open(programs, "own_threads")
-        self.losses = LossTable(programs.map_fd("losses"), slots)
-
-    def close(self) -> None:
-        for table in (self.watched, self.rings, self.own_threads):
-            table.close()
-        self.sieve.close()
-        self.losses.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +93,7 @@ class ProbeCapture:
         self._perf_pages = perf_pages
         self._programs = programs
         self._functions = FunctionProbes(programs, plan)
-        self._tables = _Tables(programs, slots)
+        self._tables = ProgramTables(programs, slots)
         self._free = deque(range(slots))
         self._slots: dict[int, _Slot] = {}
         self._lock = threading.RLock()
@@ -179,7 +162,7 @@ class ProbeCapture:
             self._programs.load(name, ProgramType.SCHED_CLS)
             for name in ("update_canaries", "delete_canaries")
         )
-        target = _open(self._programs, f"canary_{type_name(map_type)}")
+        target = open_table(self._programs, f"canary_{type_name(map_type)}")
         try:
             source = self.watch(target, RING_BYTES_MIN, perf_pages=PERF_PAGES_MIN)
             return CanaryMap(target, source, update, delete)
@@ -344,8 +327,3 @@ class ProbeCapture:
             self._missed.get(one.number, 0)
             for one in functions_of(map_type, by_programs=by_programs)
         )
-
-
-def _open(programs: ProbeObject, name: str) -> KernelMap:
-    fd = programs.map_fd(name)
-    return KernelMap(os.dup(fd), map_info(fd, f"map {name}"))

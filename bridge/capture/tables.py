@@ -6,16 +6,18 @@ Twins of the structs in ``bpf/capture.bpf.c``.
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from bridge.capture.functions import PROBED_TYPES
+from bridge.capture.loader import ProbeObject
 from bridge.capture.record import HEADER_SIZE, SCRATCH_SIZE, Layout, pad8
 from bridge.capture.source import Losses
 from bridge.errors import BridgeError
-from bridge.kernel.handle import KernelMap
+from bridge.kernel.maps import KernelMap, map_info
 from bridge.kernel.maptypes import PER_CPU_TYPES, type_name
 from bridge.model import KEY_SIZE_MAX, U64, VALUE_SIZE_MAX, MapInfo
 
@@ -139,3 +141,26 @@ def losses_since(base: U64, now: U64, missed: int) -> Losses:
 
 
 assert pad8(_LOSSES_BYTES) == _LOSSES_BYTES
+
+
+class ProgramTables:
+    """The programs' maps, opened."""
+
+    def __init__(self, programs: ProbeObject, slots: int) -> None:
+        self.watched = open_table(programs, "watched")
+        self.sieve = Sieve(open_table(programs, "sieve"))
+        self.rings = open_table(programs, "rings")
+        self.own_threads = open_table(programs, "own_threads")
+        self.losses = LossTable(programs.map_fd("losses"), slots)
+
+    def close(self) -> None:
+        for table in (self.watched, self.rings, self.own_threads):
+            table.close()
+        self.sieve.close()
+        self.losses.close()
+
+
+def open_table(programs: ProbeObject, name: str) -> KernelMap:
+    """One of the programs' maps, by a descriptor of its own."""
+    fd = programs.map_fd(name)
+    return KernelMap(os.dup(fd), map_info(fd, f"map {name}"))
