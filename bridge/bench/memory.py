@@ -34,7 +34,7 @@ WRITE_ENTRIES = 16_384
 EMIT = "emit"
 SETTLE_SECONDS_MAX = 300.0
 LARGE_ENTRIES = 100_000  # a first scan of so many takes memory for a moment,
-REST_SECONDS = 5.0  # which the bridge has given back then
+REST_SECONDS = 15.0  # which the bridge has given back then
 POLL_SECONDS = 0.1
 
 

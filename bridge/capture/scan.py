@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bridge.capture.memory import AfterScans
 from bridge.capture.reading import Scannable, as_changes, ktime_ns, read_again
 from bridge.capture.source import ChangeSource, Losses
 from bridge.core.fingerprints import Differences
@@ -70,7 +69,6 @@ class SweepSource:
         self.deferred = 0
         self.found = 0
         self._share: Share | None = None
-        self._memory = AfterScans()
 
     def share(self, take: Share) -> None:
         """Give the contents that the next sweep reads to ``take`` too. From any thread."""
@@ -81,9 +79,7 @@ class SweepSource:
 
     def drain(self) -> list[DeltaBatch]:
         # Asked only when everything found before has been taken.
-        now = ktime_ns()
-        self._memory.look(now)
-        self._comparison.drained(now)
+        self._comparison.drained(ktime_ns())
         if not self._ready():
             return []
         info, comparison = self._map.info, self._comparison
@@ -98,7 +94,6 @@ class SweepSource:
                 if share is not None:
                     chunks.append((keys, values))
             ended = ktime_ns()
-            self._memory.held(sum(map(len, sifted)), ended)
             found = [comparison.compare(one) for one in comparison.cut(sifted, info.value_size)]
         finally:
             comparison.end_scan()
@@ -128,7 +123,6 @@ class _Whole:
     chunks: Iterator[tuple[U8, U8]]
     sifted: list[ScanChunk] = field(default_factory=list)
     ended: int = 0  # when the last chunk had been read
-    rows: int = 0  # of what was sifted
     slices: Iterator[ScanSlice] | None = None
     deferred: int = 0
 
@@ -166,7 +160,6 @@ class ScannedSource:
         self._level = 0  # everything that ended until then has come out of the ring
         self._rings_turn = False
         self._rereading = False
-        self._memory = AfterScans()
         self._failure: BridgeError | None = None
         self.repairs = 0  # finished
         self.repair_seconds = 0.0  # of the last one
@@ -215,7 +208,6 @@ class ScannedSource:
             return self._compare(whole, whole.slices)
         self._rings_turn = False
         asked = ktime_ns()
-        self._memory.look(asked)
         batches = self._inner.drain()
         if batches:
             self._level = max(self._level, int(batches[-1].left[-1]))
@@ -274,7 +266,6 @@ class ScannedSource:
                 whole.ended = ktime_ns()
         elif whole.slices is None and self._level >= whole.ended:
             # Changes that the scan has seen came out of the ring, and are left out.
-            whole.rows = sum(map(len, whole.sifted))
             whole.slices = self._comparison.cut(whole.sifted, self._map.info.value_size)
 
     def _compare(self, whole: _Whole, slices: Iterator[ScanSlice]) -> list[DeltaBatch]:
@@ -298,7 +289,6 @@ class ScannedSource:
     def _finish(self, whole: _Whole) -> None:
         self._give_up()
         self._started, self._swept_at = True, ktime_ns()
-        self._memory.held(whole.rows, self._swept_at)
         seconds = (self._swept_at - whole.began) / 1e9
         if whole.cause is Cause.REPAIR:
             self.repairs += 1

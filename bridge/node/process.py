@@ -1,9 +1,8 @@
-"""A node as a process: its signals, what it needs of capabilities, how it keeps its memory."""
+"""A node as a process: its signals, its memory, what it needs of capabilities."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import os
 import signal
 from collections.abc import Callable
@@ -11,14 +10,10 @@ from collections.abc import Callable
 from bridge.config.settings import CaptureMode, Config
 from bridge.errors import PrivilegeError
 from bridge.kernel.features import Answer, Capability, Probes
+from bridge.node.allocator import give_back_memory, tune_allocator
 from bridge.node.instance import StateDirectory
 from bridge.node.node import Node
 from bridge.node.report import Report
-
-# mallopt(3), <malloc.h>
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES = 64 << 20
-_MAPPED_BYTES = 32 << 20
 
 
 async def run_node(
@@ -30,7 +25,7 @@ async def run_node(
     ``dry_run``: capture and judge, but write to no map and publish nothing.
     A second signal ends the process at once. Raises what made going on impossible.
     """
-    _tune_allocator()
+    tune_allocator()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -47,7 +42,11 @@ async def run_node(
     with StateDirectory(config.node.state_directory) as state:
         node = Node(config, report, state, reread, dry_run=dry_run)
         loop.add_signal_handler(signal.SIGHUP, node.reload)
-        await node.run(stop)
+        giving_back = asyncio.create_task(give_back_memory(), name="memory")
+        try:
+            await node.run(stop)
+        finally:
+            giving_back.cancel()
 
 
 def _require_privileges(config: Config) -> None:
@@ -65,16 +64,3 @@ def _require_privileges(config: Config) -> None:
             f"process: lacks {' and '.join(missing)}",
             hint="run as root, or give the service AmbientCapabilities=" + " ".join(missing),
         )
-
-
-def _tune_allocator() -> None:
-    """Let glibc keep what messages of a megabyte free, instead of mapping each one anew.
-
-    With its defaults every such buffer is mapped, faulted in page by page and unmapped again, which
-    was seen to cost several times what encoding and decoding a message do. Other C libraries
-    have no mallopt and are left alone.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
