@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -69,13 +70,18 @@ class Server:
 
     def fill(self) -> None:
         """Leave no room for what the server wants to store."""
-        with (self.store / "filler").open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), (self.store / "filler").open("wb") as file:
             while True:
                 file.write(bytes(1 << 20))
                 file.flush()
 
     def free(self) -> None:
-        (self.store / "filler").unlink()
+        (self.store / "filler").unlink(missing_ok=True)
+
+    def stored_bytes(self) -> int:
+        """What lies in the store, of whatever kind."""
+        found = os.statvfs(self.store)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def monitor(self, path: str) -> dict[str, object]:
         """An answer of the server's monitoring port; empty while it gives none."""

@@ -35,6 +35,7 @@ from tests.soak.reloads import without_spare
 # More than is written while a bridge lacks a map, on a slow machine too: what programs wrote to it
 # meanwhile is lost when the history of that time is gone.
 LOG_BYTES = 512 << 20
+STORED_MB_MAX = 2 * (LOG_BYTES >> 20)  # the log, snapshots, and what the servers keep of both
 PACES = (1, 2, 4, 8)  # runs of a writer in a step
 INTERVALS = 1800  # samples of a process in a run, at most one a second, at least one in ten
 RELOADS = 0.5  # share of rounds in which a bridge's configuration changes, twice
@@ -59,6 +60,7 @@ def main() -> int:
     reap_leftovers()
     chance = random.Random(options.seed)
     rounds: list[tuple[float, Round]] = []
+    stored: list[int] = []  # most that a server had on its disk after each round, MiB
     reloads, broken = 0, ""
     wanted = options.minutes * 60.0
     with open_stage(mortal=MORTAL, spare=True) as stage:
@@ -75,13 +77,16 @@ def main() -> int:
                     continue
                 rounds.append((at, done))
                 reloads += 2 * reloaded
-                print(line_of(done) + (", reloaded" if reloaded else ""), flush=True)
+                stored.append(max(server.stored_bytes() for server in stage.cluster.servers) >> 20)
+                beside = f"  {stored[-1]} MB" + (", reloaded" if reloaded else "")
+                print(line_of(done) + beside, flush=True)
                 write_csv(sampler.samples, options.out / "samples.csv")
             seconds = time.monotonic() - began
     memory = replace(BOUNDS["memory_mb"], amount=options.memory_mb)
     growth = judge_growth(sampler.samples, seconds, {**BOUNDS, "memory_mb": memory})
     draw(sampler.samples, rounds, options.out / "curves.png")
     good = _good([done for _, done in rounds], growth) and not broken
+    good &= all(found <= STORED_MB_MAX for found in stored)
     report = {
         "seconds": round(seconds, 1),
         "seed": options.seed,
@@ -89,7 +94,10 @@ def main() -> int:
         "good": good,
         "broken": broken,
         "growth": [asdict(found) for found in growth],
-        "rounds": [{"began": round(at, 2), **asdict(done)} for at, done in rounds],
+        "rounds": [
+            {"began": round(at, 2), "stored_mb": mb, **asdict(done)}
+            for (at, done), mb in zip(rounds, stored, strict=True)
+        ],
     }
     (options.out / "report.json").write_text(json.dumps(report, indent=1))
     _print([done for _, done in rounds], growth)
