@@ -16,16 +16,43 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import pytest
 
 from bridge.capture.probes import ProbeCapture
-from bridge.capture.transport import RecordSource
+from bridge.capture.source import Mode
+from bridge.capture.transport import PERF_PAGES, RecordSource, Transport
+from bridge.errors import UnavailableError
 from bridge.kernel.maps import KernelMap, MapType, create_map
 from bridge.model import U8, U64, DeltaBatch, Op
 
 WAIT_SECONDS = 20.0
 RING_BYTES = 8 << 20
+SLOTS = 9  # of the maps that one object can watch
+PRIME = 8191  # more entries than one record holds
 T = TypeVar("T")
 Change = tuple[Op, bytes, bytes]
+
+
+@contextmanager
+def started(
+    cache: Path, *, transport: Transport = Transport.AUTO, perf_pages: int = PERF_PAGES
+) -> Iterator[ProbeCapture]:
+    """The system call's part alone; a skip where the programs cannot be compiled."""
+    try:
+        probes = ProbeCapture.start(
+            Mode.SYSCALL, slots=SLOTS, cache=cache, transport=transport, perf_pages=perf_pages
+        )
+    except UnavailableError as error:  # no BCC or no headers on this machine
+        pytest.skip(f"capture programs cannot be built: {error}")
+    try:
+        yield probes
+    finally:
+        probes.close()
+
+
+def by_calls(capture: ProbeCapture) -> bool:
+    """Whether updates and deletes by bpf(2) are seen at the call, or in the map's functions."""
+    return capture.mode is not Mode.FENTRY
 
 
 class Watched:
@@ -109,6 +136,10 @@ def watched(
             yield Watched(target, source)
         finally:
             source.close()
+
+
+def number(value: int, width: int = 4) -> bytes:
+    return value.to_bytes(width, "little")
 
 
 def rows(start: int, count: int, width: int, factor: int = 1) -> U8:

@@ -13,16 +13,23 @@ import pytest
 from bridge.capture.perf_buffer import PerfStatistics
 from bridge.capture.perf_source import PerfSource
 from bridge.capture.probes import ProbeCapture
-from bridge.capture.source import Mode
 from bridge.capture.transport import PERF_PAGES_MIN, WAKEUP_BYTES_MAX, Transport, choose_carrier
-from bridge.errors import UnavailableError
 from bridge.kernel.maps import MapType, create_map
 from bridge.kernel.perf import online_cpus
-from tests.capture_kit import WAIT_SECONDS, Watched, rows, wait_for, watched
-from tests.integration import test_syscall_capture as host
+from tests.capture_kit import (
+    PRIME,
+    SLOTS,
+    WAIT_SECONDS,
+    Watched,
+    number,
+    rows,
+    started,
+    wait_for,
+    watched,
+)
 from tests.integration.kernel_support import no_descriptor_leaks
+from tests.integration.test_capture_watching import *  # noqa: F403
 from tests.integration.test_syscall_capture import *  # noqa: F403
-from tests.integration.test_syscall_capture import PRIME, number
 
 PERF_PAGES = 2048  # of each CPU: the ring's size in those tests
 
@@ -30,18 +37,9 @@ PERF_PAGES = 2048  # of each CPU: the ring's size in those tests
 @pytest.fixture(scope="module")  # type: ignore[no-redef]
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
     """One object for all tests: compiling is what costs."""
-    try:
-        probes = ProbeCapture.start(
-            Mode.SYSCALL,
-            slots=host.SLOTS,
-            cache=tmp_path_factory.mktemp("cache"),
-            transport=Transport.PERF,
-            perf_pages=PERF_PAGES,
-        )
-    except UnavailableError as error:  # no BCC or no headers on this machine
-        pytest.skip(f"capture programs cannot be built: {error}")
-    yield probes
-    probes.close()
+    cache = tmp_path_factory.mktemp("cache")
+    with started(cache, transport=Transport.PERF, perf_pages=PERF_PAGES) as probes:
+        yield probes
 
 
 def fill(capture: ProbeCapture) -> None:
@@ -69,7 +67,7 @@ def test_full_ring_is_counted(capture: ProbeCapture) -> None:  # type: ignore[no
 
 
 def test_slots_are_given_back(capture: ProbeCapture) -> None:  # type: ignore[no-redef]
-    for _ in range(2 * host.SLOTS):
+    for _ in range(2 * SLOTS):
         fill(capture)
     with watched(capture) as one:
         one.map.update(number(1), bytes(8))

@@ -1,59 +1,53 @@
-"""The system-call part of the capture programs, on the running kernel by its tracepoints.
+"""What the system-call part of the capture programs reports of writes by bpf(2).
 
-``tests/vm/test_capture_syscall.py`` runs the same tests in a guest, by kprobes.
+Here it stands on the tracepoints of the running kernel. Other modules run the same tests with perf
+buffers, and in a guest by kprobes.
 """
 
 from __future__ import annotations
 
 import errno
 import mmap
-import os
 import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
-from bridge.capture.canary import Seen, Writer, prove
-from bridge.capture.loader import ProbeError, ProbeObject
-from bridge.capture.modes import select_mode
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.record import Layout
-from bridge.capture.source import Losses, Mode
-from bridge.capture.tables import UnwatchableError, Watch
-from bridge.errors import UnavailableError
+from bridge.capture.source import Losses
+from bridge.capture.tables import Watch
 from bridge.kernel.errors import KeyExistsError, KeyMissingError
 from bridge.kernel.features import Capability
-from bridge.kernel.maps import KernelMap, MapType, UpdateFlag, create_map
+from bridge.kernel.maps import UpdateFlag
 from bridge.kernel.syscall import Command
 from bridge.model import Op
-from tests.capture_kit import Watched, absent, bpf, in_thread, is_present, rows, wait_for, watched
+from tests.capture_kit import (
+    PRIME,
+    Watched,
+    absent,
+    bpf,
+    by_calls,
+    in_thread,
+    is_present,
+    number,
+    rows,
+    started,
+    wait_for,
+    watched,
+)
 from tests.integration.kernel_support import needs
 
 pytestmark = needs(Capability.CAP_BPF, Capability.CAP_PERFMON)
-
-SLOTS = 9
-PRIME = 8191
 
 
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
     """One object for all tests: compiling is what costs."""
-    try:
-        probes = ProbeCapture.start(
-            Mode.SYSCALL, slots=SLOTS, cache=tmp_path_factory.mktemp("cache")
-        )
-    except UnavailableError as error:  # no BCC or no headers on this machine
-        pytest.skip(f"capture programs cannot be built: {error}")
-    yield probes
-    probes.close()
-
-
-def number(value: int, width: int = 4) -> bytes:
-    return value.to_bytes(width, "little")
+    with started(tmp_path_factory.mktemp("cache")) as probes:
+        yield probes
 
 
 @pytest.mark.parametrize(("key_size", "value_size"), [(4, 8), (5, 3), (1, 1), (16, 56), (512, 77)])
@@ -108,11 +102,6 @@ def test_batches(capture: ProbeCapture, key_size: int, value_size: int) -> None:
         assert taken == PRIME - 4099
         one.assert_whole(2 * PRIME + 1)
         assert one.contents() == {}
-
-
-def by_calls(capture: ProbeCapture) -> bool:
-    """Whether updates and deletes by bpf(2) are seen at the call, or in the map's functions."""
-    return capture.mode is not Mode.FENTRY
 
 
 def test_batches_come_as_columns(capture: ProbeCapture) -> None:
@@ -227,28 +216,6 @@ def test_batch_that_cannot_say_how_much_it_did(capture: ProbeCapture) -> None:
             one.assert_whole(done)
 
 
-def test_another_descriptor_of_the_same_map(capture: ProbeCapture) -> None:
-    with watched(capture) as one, KernelMap(os.dup(one.map.fileno()), one.map.info) as other:
-        other.update(number(1), b"by a dup")
-        assert other.fileno() != one.map.fileno()
-        assert one.changes() == [(Op.UPDATE, number(1), b"by a dup")]
-
-
-def test_unwatched_maps_are_silent(capture: ProbeCapture) -> None:
-    with watched(capture) as one, create_map(MapType.HASH, 4, 8, 1024) as stranger:
-        stranger.update(number(1), bytes(8))
-        stranger.update_batch(rows(1, 1021, 4), rows(1, 1021, 8))
-        assert one.changes() == []
-        source = capture.watch(stranger, 1 << 16)
-        stranger.update(number(2), bytes(8))
-        assert [len(batch) for batch in source.drain()] == [1]
-        capture.unwatch(stranger.info.id)
-        stranger.update(number(3), bytes(8))
-        assert source.drain() == []
-        source.close()
-        one.assert_whole(0)
-
-
 def test_writer_and_times(capture: ProbeCapture) -> None:
     with watched(capture) as one:
         before = time.monotonic_ns()
@@ -264,33 +231,6 @@ def test_writer_and_times(capture: ProbeCapture) -> None:
         assert (batch.entered < batch.left).all()
         assert (batch.left <= after).all()
         assert (batch.writers[1:] == batch.writers[1]).all()
-
-
-def test_own_thread_is_not_reported_and_others_are(capture: ProbeCapture) -> None:
-    with watched(capture) as one:
-
-        def own_work() -> int:
-            own = capture.own_thread()
-            one.map.update(number(1), b"by self!")
-            one.map.update_batch(rows(10, 11, 4), rows(10, 11, 8))
-            one.map.delete(number(10))
-            in_thread(lambda: one.map.update(number(2), b"by other"))
-            return own
-
-        own, native = in_thread(own_work)
-        assert one.changes() == [(Op.UPDATE, number(2), b"by other")]
-        assert own > 0
-        capture.forget_thread(own)
-        assert native > 0
-        one.map.update(number(3), bytes(8))
-        assert len(one.changes()) == 1
-
-
-def test_a_forgotten_thread_is_reported_again(capture: ProbeCapture) -> None:
-    with watched(capture) as one:
-        capture.forget_thread(capture.own_thread())
-        one.map.update(number(1), bytes(8))
-        assert len(one.changes()) == 1
 
 
 @pytest.mark.parametrize("value_size", [32_000, 32_736, 32_737, 65_536])
@@ -351,100 +291,3 @@ def test_many_threads(capture: ProbeCapture) -> None:
         assert one.source.losses().total == one.source.losses().unpaired
         if one.count() == done:
             assert one.fold() == one.contents()
-
-
-def test_slots_are_given_back(capture: ProbeCapture) -> None:
-    for _ in range(2 * SLOTS):
-        with watched(capture, ring_bytes=1 << 16) as one:
-            one.map.update_batch(rows(1, PRIME, 4), rows(1, PRIME, 8))
-            assert one.source.losses().ring_full > 0
-    with watched(capture) as one:
-        one.map.update(number(1), bytes(8))
-        one.assert_whole(1)
-
-
-def test_refusals(capture: ProbeCapture) -> None:
-    queue = create_map(MapType.QUEUE, 0, 8, 4, name="a_queue")
-    with queue, pytest.raises(UnwatchableError, match=r"map a_queue .*\(got queue\)"):
-        capture.watch(queue, 1 << 16)
-    wide = create_map(MapType.HASH, 4, 65_537, 1, name="wide")
-    with wide, pytest.raises(UnwatchableError, match=r"map wide .*\(got 65537\)"):
-        capture.watch(wide, 1 << 16)
-    with watched(capture) as one, pytest.raises(ProbeError, match="watched already"):
-        capture.watch(one.map, 1 << 16)
-    maps = [create_map(MapType.HASH, 4, 8, 4) for _ in range(SLOTS)]
-    sources = [capture.watch(target, 1 << 16) for target in maps[1:]]  # one slot is the canary's
-    with pytest.raises(ProbeError, match=r"no slot free \(got 9 maps\)"):
-        capture.watch(maps[0], 1 << 16)
-    for source in sources:
-        source.close()
-    for target in maps:
-        target.close()
-
-
-def test_canary(capture: ProbeCapture) -> None:
-    coverage = prove(capture)
-    assert coverage.proven, coverage.table()
-    seen = {(f.writer, f.operation): f.seen for f in coverage.findings}
-    for writer in (Writer.SYSCALL, Writer.BATCH):
-        for operation in ("update", "delete", "lookup and delete"):
-            assert seen[writer, operation] is Seen.YES
-    assert seen[Writer.SYSCALL, "refused update"] is Seen.QUIET
-    unseen = Seen.NO if capture.mode is Mode.SYSCALL else Seen.YES
-    assert seen[Writer.PROGRAM, "update"] is unseen
-    assert coverage.as_dict()["hash"]["system call"]["refused update"] == "quiet"
-
-
-def test_canary_finds_what_is_not_reported(capture: ProbeCapture) -> None:
-    """A thread whose writes are filtered is as blind as a kernel that skips probes."""
-
-    def blind() -> list[str]:
-        own = capture.own_thread()
-        with suppress(Exception):
-            return [f"{f.writer} {f.operation}" for f in prove(capture).gaps()]
-        capture.forget_thread(own)
-        return []
-
-    gaps, native = in_thread(blind)
-    assert native > 0
-    assert "system call update" in gaps
-    assert "batch system call delete" in gaps
-
-
-def test_compiler_messages_are_kept(
-    capture: ProbeCapture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(ProbeError, match=r"error: .*undeclared identifier 'no_such_thing'"):
-        ProbeObject("int f(void *ctx) { return no_such_thing; }", {})
-    assert capfd.readouterr().err == ""
-
-
-def test_verifier_messages_are_kept(
-    capture: ProbeCapture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    text = "int f(void *ctx) { char *p = (char *)7; return *p; }"
-    programs = ProbeObject(text, {})
-    try:
-        with pytest.raises(ProbeError, match=r"program f: refused by the kernel"):
-            programs.attach_raw_tracepoint("softirq_entry", "f")
-    finally:
-        programs.close()
-    assert capfd.readouterr().err == ""
-
-
-def test_mode_that_is_not_there(tmp_path: Path) -> None:
-    if Path("/sys/kernel/tracing/kprobe_events").exists():
-        selection = select_mode(Mode.AUTO, slots=2, cache=tmp_path)
-        selection.close()
-        assert selection.mode is Mode.FENTRY, selection.rejected
-        return
-    with pytest.raises(ProbeError, match="no kprobes") as caught:
-        select_mode(Mode.KPROBE, cache=tmp_path)
-    assert "sweep" in caught.value.hint
-    selection = select_mode(Mode.AUTO, cache=tmp_path)
-    assert selection.mode is Mode.SWEEP
-    assert selection.probes is None
-    assert "no kprobes" in selection.rejected["kprobe"]
-    assert set(selection.rejected) == {"fentry", "kprobe"}
-    assert "use " in selection.rejected["fentry"]
-    assert selection.coverage.as_dict() == {}

@@ -8,7 +8,8 @@ import pytest
 
 from bridge.capture.probes import ProbeCapture
 from bridge.capture.source import Mode
-from tests.integration import test_syscall_capture as host
+from tests.capture_kit import SLOTS
+from tests.integration.test_capture_watching import *  # noqa: F403
 from tests.integration.test_syscall_capture import *  # noqa: F403
 from tests.vm.features import FEATURE, require_feature
 
@@ -21,8 +22,6 @@ def capture(
 ) -> Iterator[ProbeCapture]:
     """All of a mode, so that a change which both of its parts report would come twice."""
     require_feature(FEATURE[request.param])
-    probes = ProbeCapture.start(
-        request.param, slots=host.SLOTS, cache=tmp_path_factory.mktemp("cache")
-    )
+    probes = ProbeCapture.start(request.param, slots=SLOTS, cache=tmp_path_factory.mktemp("cache"))
     yield probes
     probes.close()
