@@ -121,6 +121,10 @@ pages: $(READY) ## write the docs' pages that come out of the code: metrics and 
 site: $(READY) ## the documentation as a site, in build/site
 	$(BIN)/mkdocs build --quiet
 
+.PHONY: pictures
+pictures: $(READY) ## the page and `top` during the demo, for the docs (ARGS="--out build")
+	$(BIN)/python -m tests.pictures $(ARGS)
+
 .PHONY: share
 share: $(READY) ## manual pages and shell completions in build/share
 	@scripts/make_share.sh $(BIN)/mapbridge build/share

@@ -11,12 +11,21 @@ import click
 from bridge.cli import output
 from bridge.cli.output import json_option
 from bridge.config import CaptureMode
+from bridge.config.values import listen as listen_address
 from bridge.demo.failover import Failover, FailoverOutcome, Failure
 from bridge.demo.story import NotEqualError, Outcome, Story
 from bridge.demo.telling import Scene
 from bridge.demo.traffic import SESSIONS_DEFAULT, SESSIONS_MAX
 
 LINE_SECONDS = 1.0  # between two lines of progress where there is no terminal
+
+
+def _listen(_: click.Context, __: click.Parameter, value: str | None) -> str:
+    """Checked here, or a bridge with a configuration that nobody has seen would tell of it."""
+    try:
+        return "" if value is None else str(listen_address(value))
+    except ValueError as error:
+        raise click.BadParameter(f"{error} (got {value!r})") from error
 
 
 @click.command("demo")
@@ -39,8 +48,14 @@ LINE_SECONDS = 1.0  # between two lines of progress where there is no terminal
     type=click.Choice([str(failure) for failure in Failure]),
     help="Lose node a with its sessions: the whole `host`, or all but its disk by a `reboot`.",
 )
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    callback=_listen,
+    help="Where node b serves its page meanwhile, such as 127.0.0.1:9475.",
+)
 @json_option
-def command(sessions: int, capture: str, fail: str | None, as_json: bool) -> None:
+def command(sessions: int, capture: str, fail: str | None, listen: str, as_json: bool) -> None:
     """Track real TCP connections on node a and see them arrive in node b's map.
 
     Starts a nats-server and two bridges, opens connections between two network namespaces, starts
@@ -57,8 +72,11 @@ def command(sessions: int, capture: str, fail: str | None, as_json: bool) -> Non
     Examples:
       mapbridge demo
       mapbridge demo --sessions 5000 --json
+      mapbridge demo --listen 127.0.0.1:9475
       mapbridge demo --fail host
     """
+    if fail is not None and listen:
+        raise click.UsageError("--listen: the nodes of --fail have networks of their own")
     # What was made is removed on the way out, and what was started ended.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     display = Display(err=as_json)
@@ -67,7 +85,7 @@ def command(sessions: int, capture: str, fail: str | None, as_json: bool) -> Non
         display.end()
         _report_failover(failed, as_json=as_json)
         return
-    outcome = Story(sessions, capture, display.show).run()
+    outcome = Story(sessions, capture, display.show, listen=listen).run()
     display.end()
     if as_json:
         output.print_json(asdict(outcome))

@@ -7,6 +7,7 @@ would be on two machines. Node ``a`` publishes the map that the connection track
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -55,11 +56,14 @@ class Outcome:
 
 
 class Story:
-    """One demonstration. ``show`` gets every new scene."""
+    """One demonstration. ``show`` gets every new scene; node b serves its page at ``listen``."""
 
-    def __init__(self, sessions: int, capture: str, show: Callable[[Scene], None]) -> None:
+    def __init__(
+        self, sessions: int, capture: str, show: Callable[[Scene], None], *, listen: str = ""
+    ) -> None:
         self.sessions = sessions
         self.capture = capture
+        self._page = f"[http]\nlisten = {json.dumps(listen)}\n" if listen else ""
         self._telling = Telling(show)
 
     def run(self) -> Outcome:
@@ -87,6 +91,7 @@ class Story:
                 broker_url=url,
                 maps=[MapEntry("ct", tracker.pins[name].map, role)],
                 capture=self.capture,
+                more=self._page if name == "b" else "",
             )
             return stack.enter_context(node)
 
