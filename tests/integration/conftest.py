@@ -1,8 +1,9 @@
-"""A server for a module's tests, and whole nodes on it. A module that needs others has its own."""
+"""A server for a module's tests, and whole nodes on it or on a server of the test's own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
 
 
 @pytest.fixture
-def rig(tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
+def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+    """Whole nodes that sweep, or capture in the mode that a test names, by ``indirect``.
+
+    A test marked ``own_server`` does with its log what others must not meet, or counts what is
+    there.
+    """
+    with ExitStack() as stack:
+        if request.node.get_closest_marker("own_server") is None:
+            server = request.getfixturevalue("server")
+        else:
+            server = stack.enter_context(ServerThread(tmp_path / "nats"))
+        pins = stack.enter_context(pin_folder())
+        made = Rig(tmp_path, pins, server, capture=getattr(request, "param", "sweep"))
+        stack.callback(made.close)
+        yield made

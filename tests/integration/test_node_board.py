@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import orjson
 import pytest
@@ -12,23 +10,12 @@ import pytest
 from bridge.bus.board import SyncBoard
 from bridge.kernel.features import Capability
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, NodeProcess
-from tests.integration.kernel_support import needs, pin_folder
-from tests.integration.test_node_snapshots import keeper
+from tests.integration.kernel_support import needs
+from tests.log_kit import keeper
 from tests.node_kit import Rig, content, fill, map_name, mapbridge, until
 
-pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
+pytestmark = [needs(Capability.CAP_SYS_ADMIN), pytest.mark.own_server]
 
 
 def nodes(asking: NodeProcess) -> dict[tuple[str, str], dict[str, object]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -16,21 +15,11 @@ from bridge.model import Role
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, NodeProcess
 from bridge.wire.subjects import stream_name
-from tests.integration.kernel_support import needs, pin_folder, rows_of
-from tests.integration.test_node_snapshots import keeper
+from tests.integration.kernel_support import needs, rows_of
+from tests.log_kit import keeper
 from tests.node_kit import KEY, Rig, content, fill, map_name, mapbridge, published, until
 
-pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
+pytestmark = [needs(Capability.CAP_SYS_ADMIN), pytest.mark.own_server]
 
 
 def section(node: NodeProcess, name: str) -> dict[str, object]:

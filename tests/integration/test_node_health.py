@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import orjson
@@ -17,20 +16,10 @@ from bridge.health.metrics import SPECS
 from bridge.kernel.features import Capability
 from bridge.model import Role
 from bridge.rig.broker import ServerThread
-from tests.integration.kernel_support import needs, pin_folder
+from tests.integration.kernel_support import needs
 from tests.node_kit import Rig, content, fill, map_name, mapbridge, until
 
-pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
+pytestmark = [needs(Capability.CAP_SYS_ADMIN), pytest.mark.own_server]
 
 
 class UnixConnection(http.client.HTTPConnection):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +15,15 @@ from bridge.kernel.features import Capability
 from bridge.layout.declared import read_declared
 from bridge.layout.fingerprint import fingerprint
 from bridge.model import Position, Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, MapEntry
 from tests.bus_kit import read_items
-from tests.integration.kernel_support import needs, pin_folder
+from tests.integration.kernel_support import needs
 from tests.node_kit import Rig, fill, mapbridge, published, until
 
-pytestmark = needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
+pytestmark = [
+    needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN),
+    pytest.mark.own_server,
+]
 
 TYPES = (
     "struct flow { __be32 saddr, daddr; __be16 port[2]; __u32 mark; };struct count { __u64 n[3]; };"
@@ -31,14 +31,6 @@ TYPES = (
 DECLARED = f'[maps.layout]\ntypes = """{TYPES}"""\nkey = "struct flow"\nvalue = "struct count"\n'
 LAYOUT = read_declared(TYPES, "struct flow", "struct count")
 ROWS = 13
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "server") as server:
-        made = Rig(tmp_path, pins, server)
-        yield made
-        made.close()
 
 
 async def opened(rig: Rig) -> NatsBus:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,26 +11,19 @@ from bridge.errors import UnavailableError
 from bridge.kernel.features import Capability
 from bridge.kernel.perf import online_cpus
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import NodeProcess
-from tests.integration.kernel_support import needs, pin_folder, rows_of
+from tests.integration.kernel_support import needs, rows_of
 from tests.node_kit import KEY, Rig, content, fill, map_name, published, until
 
-pytestmark = needs(Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON)
+pytestmark = [needs(Capability.CAP_SYS_ADMIN, Capability.CAP_PERFMON), pytest.mark.own_server]
 
 
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+@pytest.fixture(autouse=True)
+def compiler() -> None:
     try:
         import_bcc()
     except UnavailableError as error:
         pytest.skip(f"capture programs cannot be built: {error}")
-    with ServerThread(tmp_path / "nats") as server, pin_folder() as pins:
-        made = Rig(tmp_path, pins, server, "sweep")
-        try:
-            yield made
-        finally:
-            made.close()
 
 
 def test_changes_of_all_processors_arrive_in_order(rig: Rig) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,12 +22,14 @@ from bridge.layout.declared import read_declared
 from bridge.layout.fingerprint import fingerprint
 from bridge.layout.types import Layout
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin, Role
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER, MapEntry, NodeProcess
-from tests.integration.kernel_support import needs, pin_folder, rows_of
+from tests.integration.kernel_support import needs, rows_of
 from tests.node_kit import KEY, Rig, content, mapbridge, published, until
 
-pytestmark = needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN)
+pytestmark = [
+    needs(Capability.CAP_BPF, Capability.CAP_NET_ADMIN, Capability.CAP_SYS_ADMIN),
+    pytest.mark.own_server,
+]
 
 ROWS = 13
 DAY = 86_400 * 10**9
@@ -46,14 +46,6 @@ def layout(types: str) -> Layout:
 def entry(rig: Rig, pin: str, types: str, more: str = "") -> MapEntry:
     text = f'{more}\n[maps.layout]\ntypes = "{types}"\nkey = "struct k"\nvalue = "struct v"\n'
     return MapEntry("flows", rig.pins / pin, Role.REPLICATE, more=(text,))
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "server") as server:
-        made = Rig(tmp_path, pins, server)
-        yield made
-        made.close()
 
 
 def write(target: KernelMap, types: str, numbers: range, **fields: int) -> None:

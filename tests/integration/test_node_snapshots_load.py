@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from bridge.kernel.features import Capability
 from bridge.model import Role
-from bridge.rig.broker import ServerThread
-from tests.integration.kernel_support import needs, pin_folder
-from tests.integration.test_node_snapshots import (
-    Line,
-    connected,
-    forget,
-    joined,
-    position,
-    snapshot,
-    stream,
-)
+from tests.integration.kernel_support import needs
 from tests.integration.test_node_trouble import Writer, rounds, swept
+from tests.log_kit import Line, connected, forget, joined, position, snapshot, stream
 from tests.node_kit import Rig, content, map_name, until
 
-pytestmark = needs(Capability.CAP_SYS_ADMIN)
-
-
-@pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    with pin_folder() as pins, ServerThread(tmp_path / "nats") as server:
-        made = Rig(tmp_path, pins, server)
-        try:
-            yield made
-        finally:
-            made.close()
+pytestmark = [needs(Capability.CAP_SYS_ADMIN), pytest.mark.own_server]
 
 
 def test_a_late_node_whose_programs_write_too_ends_equal(rig: Rig) -> None:

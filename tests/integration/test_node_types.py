@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,27 +11,12 @@ import pytest
 from bridge.kernel.features import Capability
 from bridge.kernel.maps import KernelMap, MapFlag, MapType, create_map
 from bridge.model import U8, Role
-from bridge.rig.broker import ServerThread
-from tests.integration.kernel_support import needs, pin_folder, rows_of, unique_name
+from tests.integration.kernel_support import needs, rows_of, unique_name
 from tests.node_kit import DEADLINE_SECONDS, Rig, content, map_name, published, until
 
 pytestmark = needs(Capability.CAP_SYS_ADMIN)
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
-    with ServerThread(tmp_path_factory.mktemp("nats")) as running:
-        yield running
-
-
-@pytest.fixture(params=["sweep", "syscall"])
-def rig(request: pytest.FixtureRequest, tmp_path: Path, server: ServerThread) -> Iterator[Rig]:
-    with pin_folder() as pins:
-        made = Rig(tmp_path, pins, server, capture=request.param)
-        try:
-            yield made
-        finally:
-            made.close()
+in_both_modes = pytest.mark.parametrize("rig", ["sweep", "syscall"], indirect=True)
 
 
 def made(rig: Rig, name: str, map_type: MapType, key: int, entries: int) -> KernelMap:
@@ -52,6 +35,7 @@ def values(kernel_map: KernelMap, count: int, value: int) -> U8:
     return np.full((count, kernel_map.info.value_size), value, np.uint8)
 
 
+@in_both_modes
 def test_prefixes_are_the_same_whatever_stands_behind_them(rig: Rig) -> None:
     a, b = (made(rig, name, MapType.LPM_TRIE, 8, 1009) for name in ("a", "b"))
     name = map_name()
@@ -83,6 +67,7 @@ def same_routes(a: KernelMap, b: KernelMap) -> bool:
     return routes(a) == routes(b)
 
 
+@in_both_modes
 def test_a_full_lru_map_does_not_empty_the_others(rig: Rig) -> None:
     a = made(rig, "a", MapType.LRU_HASH, 4, 512)
     b = made(rig, "b", MapType.HASH, 4, 16_384)
@@ -101,7 +86,6 @@ def test_a_full_lru_map_does_not_empty_the_others(rig: Rig) -> None:
         until(lambda: gone not in content(b), "a delete")
 
 
-@pytest.mark.parametrize("rig", ["sweep"], indirect=True)
 def test_evictions_are_deletes_where_they_are_to_be(rig: Rig) -> None:
     a = made(rig, "a", MapType.LRU_HASH, 4, 512)
     b = made(rig, "b", MapType.HASH, 4, 16_384)
@@ -136,7 +120,6 @@ def test_values_of_all_cpus_are_published(rig: Rig, map_type: MapType) -> None:
     assert published(node) - before == 101
 
 
-@pytest.mark.parametrize("rig", ["sweep"], indirect=True)
 def test_values_of_cpus_are_not_applied(rig: Rig) -> None:
     made(rig, "a", MapType.PERCPU_HASH, 4, 211)
     node = rig.node("a", rig.entry(map_name(), "a", Role.REPLICATE), ready=False)
