@@ -52,7 +52,7 @@ class Joining:
     def step(self, now: int) -> bool:
         """Whether anything was done, or is waited for."""
         node = self.node
-        if not node.connected or node.landing is not None or not node.settled or node.gate.halted:
+        if not node.connected or node.writer.busy or not node.settled or node.gate.halted:
             return False
         if self.plan is None:
             self._choose()
@@ -122,7 +122,7 @@ class Joining:
             node.rejoining &= load.learns
         if batch is not None:
             self._digest = (self._digest + rows_digest(batch)) & 0xFFFF_FFFF_FFFF_FFFF
-            node.begin_landing(replica.load(batch), now, node.applied)
+            node.writer.begin(replica.load(batch), now, node.writer.applied)
             load.wrote(batch)
             return
         if not self.whole(manifest):
@@ -132,7 +132,7 @@ class Joining:
             end = Arrival(plan.after, Delta(manifest.origin, 1, strangers))
             if load.guarded and not node.gate.admits([end], [strangers], joining=True):
                 return
-            node.begin_landing(replica.load(strangers), now, plan.after)
+            node.writer.begin(replica.load(strangers), now, plan.after)
         load.finish()
         node.follow(plan.after)
 

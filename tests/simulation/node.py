@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival
 from bridge.bus.snapshots import Snapshots
@@ -19,40 +17,19 @@ from bridge.core.guard import GuardLimits
 from bridge.core.joining import Acks, rejoins
 from bridge.core.policies import PolicyFold
 from bridge.core.replica import Replica
-from bridge.core.scanrows import ScanChunk
 from bridge.core.snapshots import Facts
-from bridge.core.verdict import Verdict
 from bridge.model import U8, ConflictPolicy, Delta, DeltaBatch, Manifest, Op, Origin
 from bridge.node.synced import Sync, SyncGate
-from tests.core_kit import end_scan
 from tests.simulation.joining import Joining, keys_of, now_done
-from tests.simulation.kernel import ABSENT, Kernel, change, entries
+from tests.simulation.kernel import Kernel, entries
 from tests.simulation.log import Log
 from tests.simulation.publisher import Publisher
+from tests.simulation.sweeping import Sweeper
 from tests.simulation.taking import Taker
+from tests.simulation.writing import Writer
 
 KEYS = 3
 NO_GUARD = GuardLimits()
-
-
-@dataclass(slots=True)
-class Scan:
-    began: int
-    unread: list[int]
-    complete: bool
-    found: dict[int, int] = field(default_factory=dict)
-    sifted: list[ScanChunk] = field(default_factory=list)
-    ended: int = 0
-
-
-@dataclass(slots=True)
-class Landing:
-    verdict: Verdict
-    began: int
-    rows: list[int]
-    refused: list[int] = field(default_factory=list)
-    end: int = 0  # position that is applied when it is done
-    settles: bool = False  # keys that were in doubt
 
 
 @dataclass(slots=True)
@@ -78,25 +55,18 @@ class Node:
     settled: bool = False
     joining: Joining | None = None
     taker: Taker = field(init=False)
+    writer: Writer = field(init=False)
+    sweeper: Sweeper = field(init=False)
     gate: ApplyGate = field(init=False)
     sync_gate: SyncGate = field(init=False)
     acks: Acks = field(default_factory=Acks)
     read: int = 0
     verified: int = 0  # all of it was there to be read
     following: bool = False  # what was the log's end has been written
-    scanned: bool = False  # once, as a whole
     drained_to: int = 0  # what ended until then has come out of the ring
     watermark: int = 0  # own changes that began at or before it have been captured
     merged: int = 0  # changes that a newer one replaced before they were sent
     messages_read: int = 0
-    newest: float = 0.0  # when the newest change that is written was stored
-    landing: Landing | None = None
-    scan: Scan | None = None
-    scan_wanted: bool = False
-    lost_seen: int = 0
-    writes_seen: int = -1
-    rereading: list[tuple[int, int, int]] = field(default_factory=list)
-    applied: int = 0  # messages whose writes are finished
     saved: tuple[int, int] | None = None  # on disk, with the log's id; outlives the bridge
     rejoining: bool = False
     joined: bool = False  # everything that the log held was applied once
@@ -119,10 +89,10 @@ class Node:
             folding=folding_of(self.policy),
         )
         self.publisher = Publisher(self.replica.origin, self.log.last(self.name), self._acked)
-        self.read, self.verified, self.applied, self.landing = 0, 0, 0, None
-        self.scan, self.rereading, self.joined = None, [], False
-        self.settled, self.scan_wanted = False, not self.one_way
-        self.following, self.scanned, self.merged, self.messages_read = False, False, 0, 0
+        self.writer = Writer(self)
+        self.sweeper = Sweeper(self, wanted=not self.one_way, lost_seen=self.kernel.lost)
+        self.read, self.verified, self.merged, self.messages_read = 0, 0, 0, 0
+        self.settled = self.joined = self.following = False
         self.acks, self.taker, self.sync_gate = Acks(), Taker(self, incarnation), SyncGate()
         self.gate = ApplyGate(
             self.replica.origin,
@@ -137,7 +107,6 @@ class Node:
         if saved is not None and self.rejoining:
             self.replica.rejoin(saved)
         self.joining = Joining(self)
-        self.lost_seen, self.writes_seen = self.kernel.lost, -1
         self.kernel.attach(now)
         self.watermark, self.drained_to = now - 1, now - 1
         self.replica.attached()
@@ -151,7 +120,8 @@ class Node:
     def crash(self) -> None:
         self.up = False
         self.kernel.attached_at = None
-        settling = self.landing is not None and self.landing.settles
+        landing = self.writer.landing
+        settling = landing is not None and landing.settles
         self.doubtful_crashes += settling or self.replica.dirty_keys > 0
 
     def saved_position(self) -> int | None:
@@ -176,11 +146,10 @@ class Node:
         return now_done(self.snapshots.manifests("m"))
 
     def facts(self) -> Facts:
-        mending = self.scan_wanted or (self.scan is not None and self.kernel.records)
         return Facts(
-            settled=self.joined and self.following and self.scanned,
+            settled=self.joined and self.following and self.sweeper.scanned,
             losses=self.kernel.lost,
-            repairing=mending or self.lost_more(),
+            repairing=self.sweeper.mends,
             replaced=self.merged,
             unwritten=self.replica.unwritten_rows,
             watermark=self.watermark,
@@ -203,7 +172,7 @@ class Node:
 
     def follow(self, after: int) -> None:
         """The log is read from here on."""
-        self.read = self.verified = self.applied = after
+        self.read = self.verified = self.writer.applied = after
         self.joining = None
 
     def notice(self) -> bool:
@@ -231,14 +200,14 @@ class Node:
 
     def resume(self) -> bool:
         """An operator has looked, and lets everything pass that is in the log by now."""
-        if not self.gate.halted or self.landing is not None:
+        if not self.gate.halted or self.writer.busy:
             return False
         self.halted, self.asks = "", False
         self.gate.resume(len(self.log))
         return True
 
     def release(self, now: int) -> bool:
-        if self.landing is not None or not self.settled:
+        if self.writer.busy or not self.settled:
             return False
         held = self.gate.released()
         if not held or self.joining is not None:
@@ -248,7 +217,7 @@ class Node:
 
     def level(self) -> bool:
         """Nothing of the log waits to be read or written."""
-        waits = self.joining is not None or self.landing is not None or self.gate.held
+        waits = self.joining is not None or self.writer.busy or self.gate.held
         return not waits and self.read == len(self.log)
 
     def sync(self) -> Sync:
@@ -258,7 +227,7 @@ class Node:
             self.seconds(),
             ready=ready,
             level=self.level(),
-            newest=self.newest,
+            newest=self.writer.newest,
         )
 
     def settle(self, now: int) -> bool:
@@ -278,7 +247,7 @@ class Node:
         count = min(len(self.kernel.ring), 3)
         if count:
             rows = [self.kernel.ring.popleft() for _ in range(count)]
-            self._capture(DeltaBatch.concatenate(rows))
+            self.capture(DeltaBatch.concatenate(rows))
             self.drained_to = max(self.drained_to, int(rows[-1].left[0]))
         else:
             self.drained_to = now
@@ -287,7 +256,8 @@ class Node:
         self.replica.forget(self.watermark)
         return count > 0
 
-    def _capture(self, batch: DeltaBatch) -> None:
+    def capture(self, batch: DeltaBatch) -> None:
+        """Own changes, seen or found."""
         self.replica.capture(batch)
         self.publisher.queue.append(batch)
         lasting = batch.take(batch.ops != Op.EVICT)
@@ -296,7 +266,7 @@ class Node:
     def judge(self, messages: int, now: int) -> bool:
         """The hand-over to the writer thread."""
         ready = self.settled and self.connected and not self.publishes_only
-        ready = ready and self.joining is None and self.landing is None and not self.gate.halted
+        ready = ready and self.joining is None and not self.writer.busy and not self.gate.halted
         first = max(self.read, self.log.first - 1)  # what is gone is passed over without a word
         if not ready or first == len(self.log):
             return False
@@ -314,27 +284,16 @@ class Node:
         dirty = self.replica.dirty_keys
         self.unasked += self.asks
         verdict = self.replica.judge(deltas, places)
-        self.begin_landing(verdict, now, places[-1])
-        self._settles(self.replica.dirty_keys < dirty)
-
-    def _settles(self, settles: bool) -> None:
-        if self.landing is not None:
-            self.landing.settles = settles
+        self.writer.begin(verdict, now, places[-1])
+        self.writer.settles(self.replica.dirty_keys < dirty)
 
     def rejoin(self, now: int) -> bool:
         """All of the stream has been judged: the map takes what it missed."""
-        ready = self.rejoining and self.settled and self.connected and self.landing is None
+        ready = self.rejoining and self.settled and self.connected and not self.writer.busy
         if not ready or not self.level():
             return False
         self.rejoining = False
-        self.begin_landing(self.replica.rejoined(), now, self.read)
-        return True
-
-    def retry(self, now: int) -> bool:
-        """There is room again for what was refused."""
-        if self.landing is not None or self.kernel.full or not self.replica.unwritten_rows:
-            return False
-        self.begin_landing(self.replica.retry(1), now, self.applied)
+        self.writer.begin(self.replica.rejoined(), now, self.read)
         return True
 
     def save(self) -> bool:
@@ -348,116 +307,15 @@ class Node:
 
     def position(self) -> int:
         """Everything up to here is written."""
-        return max(self.verified, self.applied) if self.level() else self.applied
-
-    def begin_landing(self, verdict: Verdict, now: int, end: int) -> None:
-        if verdict.writes is None:
-            self._finish(end)
-            return
-        rows = list(range(len(verdict.writes)))
-        self.landing = Landing(verdict, now, rows, end=end)
-
-    def land(self, now: int) -> bool:
-        """One entry is written; then all are, and what was refused is told."""
-        landing = self.landing
-        if landing is None:
-            return False
-        writes = landing.verdict.writes
-        assert writes is not None
-        if landing.rows:
-            row = landing.rows.pop()
-            key, value = entries(writes.take(slice(row, row + 1)))[0]
-            if not self.kernel.put(key, value):
-                landing.refused.append(row)
-            return True
-        if landing.verdict.touch is not None:
-            landing.verdict.touch.end = self.landed_at(landing, now)
-        if landing.refused:
-            self.replica.refuse(writes.take(np.array(landing.refused)), full=True)
-        self.landing = None
-        self._finish(landing.end)
-        return True
-
-    def _finish(self, end: int) -> None:
-        self.applied = end
-        if end:
-            self.newest = self.log.times[end - 1]
-
-    def landed_at(self, landing: Landing, now: int) -> int:
-        del landing
-        return now
+        return max(self.verified, self.writer.applied) if self.level() else self.writer.applied
 
     def sweep(self, now: int, *, quiet: bool) -> bool:
-        """A whole reading: at the start, after a loss, or again and again: one key at a time."""
+        """A whole reading: at the start, after a loss, or again and again."""
         if self.one_way or not self.settled or self.rejoining:
             return False
         if self.level():
             self.joined = self.following = self.gate.armed = True
-        self.scan_wanted |= self.lost_more()
-        if self.scan is None:
-            return self._begin_scan(now, quiet=quiet)
-        if self.scan.unread:
-            key = self.scan.unread.pop()
-            if key in self.kernel.map:
-                value = self.scan.found[key] = self.kernel.map[key]
-                read = change(key, value, now, now)
-                self.scan.sifted.append(
-                    self.replica.sift(self.replica.chunk(read.keys, read.values))
-                )
-            self.scan.ended = now
-            return True
-        if not self.drained_beyond(self.scan.ended):
-            return False
-        self._compare(self.scan)
-        self.taker.share(self.scan.found)
-        self.scan, self.scanned = None, True
-        return True
-
-    def drained_beyond(self, ended: int) -> bool:
-        """Changes that the scan has seen came out of the ring, and are left out."""
-        return self.drained_to >= ended
-
-    def lost_more(self) -> bool:
-        return self.kernel.lost != self.lost_seen
-
-    def _begin_scan(self, now: int, *, quiet: bool) -> bool:
-        again = not self.kernel.records and (
-            not quiet
-            or self.kernel.writes != self.writes_seen
-            or self.landing is not None
-            or self.taker.taking is not None
-        )
-        if not (self.scan_wanted or again) or not self.joined:
-            return False
-        self.scan_wanted, self.lost_seen = False, self.kernel.lost
-        self.writes_seen = self.kernel.writes
-        self.replica.begin_scan(now)
-        self.scan = Scan(now, list(range(KEYS)), self.sees_deletes())
-        return True
-
-    def sees_deletes(self) -> bool:
-        """Whether a key that the scan did not find was deleted, and not evicted."""
-        return not self.kernel.lru
-
-    def _compare(self, scan: Scan) -> None:
-        found = end_scan(self.replica, scan.sifted, 8, complete=scan.complete)
-        self.scan_wanted |= found.deferred > 0
-        for key in found.deleted_keys[:, 0]:
-            self._capture(change(int(key), ABSENT, scan.began, scan.ended))
-        for key, value in zip(found.updated_keys[:, 0], found.updated_values, strict=True):
-            number = int(np.ascontiguousarray(value).view(np.uint64)[0])
-            self._capture(change(int(key), number, scan.began, scan.ended))
-
-    def reread(self, now: int) -> bool:
-        if self.rereading:
-            key, value, began = self.rereading.pop()
-            self._capture(change(key, value, began, now))
-            return True
-        keys = self.replica.reread(8)
-        if keys is None:
-            return False
-        self.rereading = [(int(k), self.kernel.map.get(int(k), ABSENT), now) for k in keys[:, 0]]
-        return True
+        return self.sweeper.step(now, quiet=quiet)
 
 
 def folding_of(policy: ConflictPolicy) -> PolicyFold | None:

@@ -39,7 +39,9 @@ from tests.simulation import node as node_steps
 from tests.simulation.node import Node
 from tests.simulation.profile import Profile
 from tests.simulation.publisher import Publisher
+from tests.simulation.sweeping import Sweeper
 from tests.simulation.taking import Taker
+from tests.simulation.writing import Writer
 
 Patch = tuple[object, str, object]
 
@@ -69,7 +71,7 @@ _judge = Replica.judge
 _touch_doubts = Touches.doubts
 _note = Rejoin.note
 _refuse = Replica.refuse
-_land = Node.land
+_land = Writer.land
 _look = Run.look
 _unfit = snapshot_rules.unfit
 _coalesce = coalescing.coalesce
@@ -133,11 +135,11 @@ def _last_part(
     return _anybody(self, node, said, rows)
 
 
-def _captures_echo(self: Node, now: int) -> bool:
+def _captures_echo(self: Writer, now: int) -> bool:
     landing = self.landing
     done = _land(self, now)
     if landing is not None and self.landing is None and landing.verdict.writes is not None:
-        self.kernel.ring.append(landing.verdict.writes)
+        self.node.kernel.ring.append(landing.verdict.writes)
     return done
 
 
@@ -208,11 +210,11 @@ RULES: dict[str, Mutation] = {
     ),
     "2 echo": Mutation(
         "what the bridge writes is not captured",
-        ((Node, "land", _captures_echo),),
+        ((Writer, "land", _captures_echo),),
     ),
     "3 end of a write": Mutation(
         "a write of the bridge lasts until after its system call",
-        ((Node, "landed_at", lambda self, landing, now: landing.began),),
+        ((Writer, "landed_at", lambda self, landing, now: landing.began),),
     ),
     "3 refused writes": Mutation(
         "what a full map refused is kept and tried again",
@@ -248,12 +250,12 @@ RULES: dict[str, Mutation] = {
     ),
     "5 losses": Mutation(
         "after a loss the whole map is compared",
-        ((Node, "lost_more", lambda self: False),),
+        ((Sweeper, "lost_more", lambda self: False),),
         where=lambda profile: profile.ring_rows_max == 2,
     ),
     "5 evictions": Mutation(
         "a key that an LRU map lacks was not deleted",
-        ((Node, "sees_deletes", lambda self: True),),
+        ((Sweeper, "sees_deletes", lambda self: True),),
         where=lambda profile: profile.lru,
     ),
     "5 fold": Mutation(

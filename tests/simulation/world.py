@@ -116,11 +116,11 @@ class World:
             (self._up(lambda node: node.release(self.time(node))), 1),
             (self._up(self.judge), 2),
             (self._up(self.look), 1),
-            (self._up(lambda node: node.land(self.time(node))), 4),
+            (self._up(lambda node: node.writer.land(self.time(node))), 4),
             (self._up(lambda node: node.rejoin(self.time(node))), 2),
-            (self._up(lambda node: node.retry(self.time(node))), 1),
+            (self._up(lambda node: node.writer.retry(self.time(node))), 1),
             (self._up(lambda node: node.sweep(self.time(node), quiet=self.quiet)), 3),
-            (self._up(lambda node: node.reread(self.time(node))), 2),
+            (self._up(lambda node: node.sweeper.reread(self.time(node))), 2),
         ]
         if self.profile.leaders_change:
             steps.append((lambda _: self.log.catch_up(), 0.2))
@@ -222,9 +222,11 @@ class World:
     def _wrong_of(self, node: Node) -> list[str]:
         """Keys that nobody is just changing, and that are not what the log says."""
         kernel, replica = node.kernel, node.replica
-        open_ = kernel.ring or any(kernel.running) or node.facts().repairing or not node.scanned
+        open_ = (
+            kernel.ring or any(kernel.running) or node.facts().repairing or not node.sweeper.scanned
+        )
         rows = replica.pending_rows or replica.dirty_keys or replica.unwritten_rows
-        if open_ or rows or kernel.lru or not kernel.records or node.rereading:
+        if open_ or rows or kernel.lru or not kernel.records or node.sweeper.rereading:
             return []
         fold = self.log.fold(self.profile.policy)
         wrong = fold != kernel.map
@@ -253,7 +255,7 @@ class World:
         return any(
             node.up
             and node.following
-            and node.scanned
+            and node.sweeper.scanned
             and node.joining is None
             and node.verified >= upto
             and node.kernel.room is None
