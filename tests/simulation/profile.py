@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from bridge.model import ConflictPolicy
 
+OWN_KEY = 0  # what the first node alone writes, in walks with ``keeps``
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from unittest import mock
 
@@ -17,7 +17,6 @@ import numpy as np
 from bridge.apply.gate import ApplyGate
 from bridge.apply.loading import Load
 from bridge.core import (
-    coalesce as coalescing,
     snapshots as snapshot_rules,
 )
 from bridge.core.doubts import Doubts
@@ -30,12 +29,12 @@ from bridge.core.pending import Pending, PendingChanges
 from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.replica import Replica
-from bridge.core.snapshots import Facts, Run, Step
+from bridge.core.snapshots import Run
 from bridge.core.touches import FOREVER, Touches
 from bridge.core.verdict import Verdict
-from bridge.model import ConflictPolicy, Delta, DeltaBatch, Op
+from bridge.model import ConflictPolicy
 from bridge.node.synced import SyncGate
-from tests.simulation import node as node_steps
+from tests.simulation import broken, node as node_steps
 from tests.simulation.node import Node
 from tests.simulation.profile import Profile
 from tests.simulation.publisher import Publisher
@@ -65,103 +64,6 @@ class Mutation:
             yield
 
 
-_doubts = Doubts._of
-_observe = Replica._observe
-_judge = Replica.judge
-_touch_doubts = Touches.doubts
-_note = Rejoin.note
-_refuse = Replica.refuse
-_land = Writer.land
-_look = Run.look
-_unfit = snapshot_rules.unfit
-_coalesce = coalescing.coalesce
-_sync = SyncGate.look
-
-
-def _by_exit_time(self: Doubts, batch: DeltaBatch) -> object:
-    return _doubts(self, replace(batch, entered=batch.left))
-
-
-def _first_own_message(self: Replica, delta: object) -> object:
-    again = _observe(self, delta)  # type: ignore[arg-type]
-    self._pending.drop_from(0)
-    return again
-
-
-def _not_written_back(self: Replica, delta: object) -> object:
-    _observe(self, delta)  # type: ignore[arg-type]
-    return []
-
-
-def _own_by_node(self: Replica, deltas: list[Delta], sequences: Sequence[int] = ()) -> Verdict:
-    own = self.origin
-    taken = [replace(d, origin=own) if d.origin.node == own.node else d for d in deltas]
-    return _judge(self, taken, sequences)
-
-
-def _only_finished(self: Touches, keys: object, entered: object) -> object:
-    unfinished = [touch for touch in self._list if touch.end == FOREVER]
-    self._list = [touch for touch in self._list if touch.end != FOREVER]
-    found = _touch_doubts(self, keys, entered)  # type: ignore[arg-type]
-    self._list += unfinished
-    return found
-
-
-def _refused_and_known(self: Replica, batch: DeltaBatch, *, full: bool) -> None:
-    with mock.patch.object(self, "_fingerprints", None):
-        _refuse(self, batch, full=full)
-
-
-def _begin_unnoted(self: Replica, writes: DeltaBatch | None) -> object:
-    return writes and self._doubts.touches.begin(writes.keys)
-
-
-def _forget_everything(self: Doubts, watermark: int) -> None:
-    self.touches.forget(FOREVER - 1)
-
-
-def _forget_undrained(self: Doubts, watermark: int) -> None:
-    self._drained = FOREVER
-    self.touches.forget(max((t.end for t in self.touches._list if t.end < FOREVER), default=0))
-
-
-def _anybody(self: PolicyFold, node: str, said: DeltaBatch, rows: object) -> object:
-    return said.ops == Op.UPDATE, said.values.copy()
-
-
-def _last_part(
-    self: PolicyFold, parts: object, node: str, said: DeltaBatch, rows: object
-) -> object:
-    return _anybody(self, node, said, rows)
-
-
-def _captures_echo(self: Writer, now: int) -> bool:
-    landing = self.landing
-    done = _land(self, now)
-    if landing is not None and self.landing is None and landing.verdict.writes is not None:
-        self.node.kernel.ring.append(landing.verdict.writes)
-    return done
-
-
-def _looks_at(**facts: object) -> Callable[[Run, float, Facts], Step]:
-    return lambda self, now, found: _look(self, now, replace(found, **facts))  # type: ignore[arg-type]
-
-
-def _never_unfit(**facts: object) -> Callable[[Facts], str]:
-    return lambda found: _unfit(replace(found, **facts))  # type: ignore[arg-type]
-
-
-def _without_deletes(batches: Sequence[DeltaBatch]) -> DeltaBatch:
-    merged = _coalesce(batches)
-    return merged.take(merged.ops != Op.DELETE)
-
-
-def _passes_holes(self: Node) -> bool:
-    if self.joining is None and self.connected and self.read == len(self.log):
-        self.verified = self.read
-    return False
-
-
 def _snapshots(profile: Profile) -> bool:
     return profile.snapshots and profile.forgets
 
@@ -177,7 +79,7 @@ RULES: dict[str, Mutation] = {
     ),
     "1 entry time": Mutation(
         "it is the begin of a change that counts, not its end",
-        ((Doubts, "_of", _by_exit_time),),
+        ((Doubts, "_of", broken.by_exit_time),),
     ),
     "2 pending keys": Mutation(
         "changes of others on keys with an unobserved own change are skipped",
@@ -185,7 +87,7 @@ RULES: dict[str, Mutation] = {
     ),
     "2 newest own message": Mutation(
         "a key is pending until its newest own message has come back",
-        ((Replica, "_observe", _first_own_message),),
+        ((Replica, "_observe", broken.first_own_message),),
     ),
     "2 cut messages": Mutation(
         "a message may end inside of a capture",
@@ -193,15 +95,15 @@ RULES: dict[str, Mutation] = {
     ),
     "2 written back": Mutation(
         "a key in doubt gets its own message's value when that comes back",
-        ((Replica, "_observe", _not_written_back),),
+        ((Replica, "_observe", broken.not_written_back),),
     ),
     "2 incarnations": Mutation(
         "messages of one's earlier instances are those of somebody else",
-        ((Replica, "judge", _own_by_node),),
+        ((Replica, "judge", broken.own_by_node),),
     ),
     "2 before the first write": Mutation(
         "a write of the bridge counts from before it begins",
-        ((Touches, "doubts", _only_finished),),
+        ((Touches, "doubts", broken.only_finished),),
     ),
     "2 seen before": Mutation(
         "a message that is stored twice counts once",
@@ -210,7 +112,7 @@ RULES: dict[str, Mutation] = {
     ),
     "2 echo": Mutation(
         "what the bridge writes is not captured",
-        ((Writer, "land", _captures_echo),),
+        ((Writer, "land", broken.captures_echo),),
     ),
     "3 end of a write": Mutation(
         "a write of the bridge lasts until after its system call",
@@ -222,15 +124,15 @@ RULES: dict[str, Mutation] = {
     ),
     "3 refused, not deleted": Mutation(
         "what a full map refused is not taken for deleted by a scan",
-        ((Replica, "refuse", _refused_and_known),),
+        ((Replica, "refuse", broken.refused_and_known),),
     ),
     "4 watermark": Mutation(
         "writes of the bridge are remembered until older changes have arrived",
-        ((Doubts, "forget", _forget_everything),),
+        ((Doubts, "forget", broken.forget_everything),),
     ),
     "4 undrained": Mutation(
         "writes of the bridge are remembered while records wait in the ring",
-        ((Doubts, "forget", _forget_undrained),),
+        ((Doubts, "forget", broken.forget_undrained),),
     ),
     "5 open scan": Mutation(
         "a scan leaves out what was captured and judged since it began",
@@ -260,7 +162,7 @@ RULES: dict[str, Mutation] = {
     ),
     "5 fold": Mutation(
         "a scan is compared with the stream, foreign changes included",
-        ((Replica, "_begin", _begin_unnoted),),
+        ((Replica, "_begin", broken.begin_unnoted),),
     ),
     "6 attaching": Mutation(
         "nothing is judged or scanned while operations older than the probes go on",
@@ -277,13 +179,7 @@ RULES: dict[str, Mutation] = {
     ),
     "8 last change": Mutation(
         "only keys whose last change is by others take the stream's value",
-        (
-            (
-                Rejoin,
-                "note",
-                lambda self, sequence, batch, foreign: _note(self, sequence, batch, foreign=True),
-            ),
-        ),
+        ((Rejoin, "note", broken.note_as_foreign),),
         where=lambda profile: profile.crashes and profile.keeps,
     ),
     "8 what others changed": Mutation(
@@ -297,12 +193,12 @@ RULES: dict[str, Mutation] = {
     ),
     "policy: parts": Mutation(
         "the parts of all nodes are added up",
-        ((PolicyFold, "_summed", _last_part),),
+        ((PolicyFold, "_summed", broken.last_part),),
         where=lambda profile: profile.policy == ConflictPolicy.SUM,
     ),
     "policy: owners": Mutation(
         "a change by another node than the key's owner is void",
-        ((PolicyFold, "_owned", _anybody),),
+        ((PolicyFold, "_owned", broken.anybody),),
     ),
     "8 applied position": Mutation(
         "the position that is saved is that of finished writes",
@@ -336,22 +232,22 @@ RULES: dict[str, Mutation] = {
     ),
     "9 captured": Mutation(
         "the manifest waits until what the scan has seen is captured",
-        ((Run, "look", _looks_at(watermark=FOREVER)),),
+        ((Run, "look", broken.looks_at(watermark=FOREVER)),),
         where=lambda profile: profile.snapshots and profile.crashes,
     ),
     "9 losses": Mutation(
         "a loss voids a snapshot",
-        ((Run, "look", _looks_at(losses=0)), (snapshot_rules, "unfit", _never_unfit())),
+        ((Run, "look", broken.looks_at(losses=0)), (snapshot_rules, "unfit", broken.never_unfit())),
         where=lambda profile: profile.snapshots and profile.ring_rows_max == 2,
     ),
     "10 holes": Mutation(
         "who meets a hole in the log loads a snapshot",
-        ((Node, "notice", _passes_holes),),
+        ((Node, "notice", broken.passes_holes),),
         where=_snapshots,
     ),
     "11 deletes": Mutation(
         "changes that are merged keep their deletes",
-        ((node_steps, "coalesce", _without_deletes),),
+        ((node_steps, "coalesce", broken.without_deletes),),
         where=lambda profile: profile.away,
     ),
     "11 new numbers": Mutation(
@@ -376,14 +272,6 @@ RULES: dict[str, Mutation] = {
     ),
     "synced": Mutation(
         "a map is not synced before it has read what the log holds",
-        (
-            (
-                SyncGate,
-                "look",
-                lambda self, now, *, ready, level, newest: _sync(
-                    self, now, ready=True, level=True, newest=now
-                ),
-            ),
-        ),
+        ((SyncGate, "look", broken.synced_at_once),),
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import random
 from collections.abc import Callable
 
@@ -10,20 +9,18 @@ from bridge.bus.memory_snapshots import MemorySnapshotStore
 from bridge.bus.snapshots import Snapshots
 from bridge.core.guard import GuardLimits
 from bridge.model import ConflictPolicy
+from tests.simulation import checks
 from tests.simulation.kernel import ABSENT, CONTEXTS, Kernel, entries
 from tests.simulation.log import Log
 from tests.simulation.node import KEYS, NO_GUARD, Node
-from tests.simulation.profile import Profile
+from tests.simulation.profile import OWN_KEY, Profile
 from tests.simulation.publisher import FencedError
 
 ROUNDS_MAX = 150
 STEPS_PER_SECOND = 20.0
 QUIET_SECONDS = 10.0  # that pass with each round at the end
 GUARDED = GuardLimits(deletes=0.4, changes=0.9, seconds=4.0, entries_min=2)
-OWN_KEY = 0
-TAKEOVERS_MAX = 5  # in a walk; ``bridge.bus.strict`` ends at ten
 MESSAGES_MAX = 5_000  # far more than programs write in a walk
-TOUCHES_MAX = 64  # own writes that a bridge may have to remember at a time, in a walk
 
 Step = Callable[[Node], bool]
 
@@ -87,7 +84,7 @@ class World:
             self.late += QUIET_SECONDS
             did = [self._do(action, node) for node in self.nodes for action in rest * 3]
             if not any(did):
-                return self.check()
+                return checks.wrong_at_rest(self)
         return ["no rest is reached"]
 
     def _phase(self) -> None:
@@ -208,29 +205,8 @@ class World:
         return node.judge(self.rng.randint(1, 3), self.time(node))
 
     def look(self, node: Node) -> bool:
-        """A node that says it is synced holds what the log held a moment ago."""
-        sync = node.sync()
-        if not sync.synced or self.replaced:
-            return False
-        then = self.seconds() - sync.behind_seconds
-        if node.position() < bisect.bisect_left(self.log.times, then):
-            self.too_early.append(f"{node.name}: synced at {node.position()}")
-        if node.level() and self.profile.policy is ConflictPolicy.STREAM:
-            self.too_early += self._wrong_of(node)
+        self.too_early += checks.said_too_early(self, node)
         return False
-
-    def _wrong_of(self, node: Node) -> list[str]:
-        """Keys that nobody is just changing, and that are not what the log says."""
-        kernel, replica = node.kernel, node.replica
-        open_ = (
-            kernel.ring or any(kernel.running) or node.facts().repairing or not node.sweeper.scanned
-        )
-        rows = replica.pending_rows or replica.dirty_keys or replica.unwritten_rows
-        if open_ or rows or kernel.lru or not kernel.records or node.sweeper.rereading:
-            return []
-        fold = self.log.fold(self.profile.policy)
-        wrong = fold != kernel.map
-        return [f"{node.name}: synced with {kernel.map}, stream {fold}"] if wrong else []
 
     def take(self, node: Node) -> bool:
         asked = not self.quiet and self.rng.random() < 0.05
@@ -308,60 +284,3 @@ class World:
             if node.saved is not None and node.saved > (self.log.generation, len(self.log)):
                 node.saved = None
         return True
-
-    def check(self) -> list[str]:
-        wrong, fold = [], self.log.fold(self.profile.policy)
-        first = self.nodes[0].kernel
-        keeps = self.profile.keeps and not self.nodes[0].doubtful_crashes
-        if keeps and first.map.get(OWN_KEY, ABSENT) != first.last.get(OWN_KEY, ABSENT):
-            wrong.append(f"own key: {first.map.get(OWN_KEY)}, last written {first.last}")
-        for node in self.nodes:
-            if node.fenced:
-                continue
-            if self.profile.policy is ConflictPolicy.SUM and node.publishes_only:
-                fold = self.log.parts.get(node.name, {})
-            elif self.profile.policy is ConflictPolicy.SUM:
-                fold = self.log.sums
-            if not _holds(node, fold):
-                wrong.append(f"{node.name}: map {node.kernel.map}, stream {fold}")
-            if node.stale and not node.doubtful_crashes and not self.replaced:
-                wrong.append(f"{node.name}: published {node.stale} changes of others as its own")
-            replica, queued = node.replica, node.publisher.waiting
-            left = (replica.pending_rows, replica.dirty_keys, queued)
-            if any(left):
-                wrong.append(f"{node.name}: pending, dirty, queued left over: {left}")
-            if node.unasked:
-                wrong.append(f"{node.name}: {node.unasked} times nobody was asked")
-        wrong += self.too_early[:1] + self._back_again()
-        if self.peak > TOUCHES_MAX:
-            wrong.append(f"{self.peak} own writes were remembered at a time")
-        return wrong
-
-    def _back_again(self) -> list[str]:
-        """An instance that another one of its name has followed must be silent.
-
-        Of two that live at the same time, one whose first message was stored without its knowing
-        takes the other one for its predecessor, and may do so a few times.
-        """
-        runs = [(d.origin.node, d.origin.incarnation) for d in self.log.messages]
-        wrong = []
-        for name in {name for name, _ in runs}:
-            own = [number for node, number in runs if node == name]
-            heads = [n for at, n in enumerate(own) if at == 0 or own[at - 1] != n]
-            most = max(heads.count(number) for number in heads)
-            unknowing = TAKEOVERS_MAX if self.profile.leaders_change else 1
-            if most > 1 + unknowing * self.profile.twins:
-                wrong.append(f"{name}: published after it was replaced: {heads}")
-        return wrong
-
-
-def _holds(node: Node, fold: dict[int, int]) -> bool:
-    """The map equals the fold, but for what it had no room for."""
-    held = node.kernel.map
-    if node.kernel.lru:
-        return all(fold.get(key) == value for key, value in held.items())
-    refused = node.replica._full.keys
-    missing = set() if refused is None else set(refused[:, 0].tolist())
-    return not missing & held.keys() and held == {
-        key: value for key, value in fold.items() if key not in missing
-    }
