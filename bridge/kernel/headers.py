@@ -68,15 +68,6 @@ def split_headers(sources: Path = SOURCES, machine: str = "") -> SplitHeaders | 
     return max(pairs, key=lambda pair: _version(pair.specific.name), default=None)
 
 
-def find_headers() -> Path | None:
-    """Where headers are on this machine: the kernel's own, else the newest others, else none."""
-    native = native_headers()
-    if native is not None:
-        return native
-    split = split_headers()
-    return split.specific if split is not None else None
-
-
 def prepare_headers(
     cache: Path, *, modules: Path = MODULES, sources: Path = SOURCES
 ) -> Path | None:

@@ -50,12 +50,6 @@ class SymbolTable:
                 hint="use a kernel built with CONFIG_KALLSYMS=y",
             ) from error
 
-    @property
-    def addresses_hidden(self) -> bool:
-        """Whether the kernel shows zeros for addresses (``kernel.kptr_restrict``)."""
-        addresses = (line.split(b" ", 1)[0] for line in self._data[:65_536].splitlines()[:-1])
-        return not any(address.strip(b"0") for address in addresses)
-
     def resolve(self, names: Iterable[str]) -> dict[str, Symbol | None]:
         """For each name its function: the exact name first, else a renamed form, else ``None``."""
         return {name: self._find(name) for name in names}

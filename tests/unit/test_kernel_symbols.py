@@ -46,9 +46,7 @@ def test_not_a_function(name: str) -> None:
 
 
 def test_hidden_addresses() -> None:
-    assert not SymbolTable(LIST).addresses_hidden
     hidden = SymbolTable(b"0000000000000000 T one\n0000000000000000 t two.isra.0\n")
-    assert hidden.addresses_hidden
     assert hidden.resolve(["two"]) == {"two": Symbol("two.isra.0", 0)}
 
 
