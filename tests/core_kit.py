@@ -17,15 +17,15 @@ def end_scan(
     judge: Replica, sifted: list[ScanChunk], value_size: int, *, complete: bool = True
 ) -> Differences:
     """What the open scan found; ends it. ``complete``: what it lacks was deleted."""
-    pieces = judge.cut(sifted, value_size)
-    found = joined(judge.compare(piece, complete=complete) for piece in pieces)
-    judge.end_scan()
+    pieces = judge.scan.cut(sifted, value_size)
+    found = joined(judge.scan.compare(piece, complete=complete) for piece in pieces)
+    judge.scan.end()
     return found
 
 
 def compare_whole(judge: Replica, keys: U8, values: U8) -> Differences:
     """The open scan has read these entries just now, and no others; ends it."""
-    return end_scan(judge, [judge.sift(judge.chunk(keys, values))], values.shape[1])
+    return end_scan(judge, [judge.scan.sift(judge.scan.chunk(keys, values))], values.shape[1])
 
 
 def differences(

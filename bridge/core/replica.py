@@ -18,20 +18,20 @@ a batch passes without any work per key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from bridge.core.batches import folded_to_last, not_evicted, without_evictions
 from bridge.core.doubts import Doubts
-from bridge.core.fingerprints import Differences, Fingerprints
+from bridge.core.fingerprints import Fingerprints
+from bridge.core.foldscan import FoldScan
 from bridge.core.keys import KeySet
 from bridge.core.origins import OriginTracker
 from bridge.core.pending import PendingChanges
 from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
-from bridge.core.scanrows import ScanChunk, ScanSlice
 from bridge.core.touches import Touch
 from bridge.core.unwritten import Unwritten
 from bridge.core.verdict import Verdict
@@ -57,11 +57,11 @@ class Replica:
         self._applies = applies
         self._rereads = rereads and not applies
         self._fingerprints = fingerprints
+        self.scan = FoldScan(fingerprints)
         self._folding = folding
         self._pending = PendingChanges()
         self._doubts = Doubts()
         self._origins = OriginTracker()
-        self._scan_doubts: KeySet | None = None
         self._full = Unwritten()  # not in the map, and not in the fingerprints
         self._blocked = Unwritten()  # nobody knows what the map holds instead
         self._rejoin: Rejoin | None = None
@@ -149,41 +149,11 @@ class Replica:
         return self._doubts.dirty.take(keys_max)
 
     def begin_scan(self, now: int) -> None:
-        """The map is about to be read. At most one scan is open; ``end_scan`` ends it."""
-        # What is judged or captured from now on is left out too: the fingerprints remember that.
-        self._scan_doubts = self._doubts.since(now, self._blocked.keys)
-        if self._fingerprints is not None:
-            self._fingerprints.begin()
+        """The map is about to be read, step by step as ``scan`` says. At most one scan is open.
 
-    def chunk(self, keys: U8, values: U8) -> ScanChunk:
-        """Some of what the open scan has read, made ready for ``sift``. Needs no lock."""
-        assert self._fingerprints is not None, "scans are not compared for this map"
-        return self._fingerprints.chunk(keys, values)
-
-    def sift(self, chunk: ScanChunk) -> ScanChunk:
-        """What of a chunk the stream does not know just so; all of them together are cut."""
-        assert self._fingerprints is not None, "scans are not compared for this map"
-        return self._fingerprints.sift(chunk)
-
-    def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]:
-        """What was sifted of the open scan, in slices for ``compare``. Needs no lock."""
-        assert self._fingerprints is not None, "scans are not compared for this map"
-        return self._fingerprints.cut(chunks, value_size)
-
-    def compare(self, piece: ScanSlice, *, complete: bool) -> Differences:
-        """What a slice has beyond the fold; changes may be captured between slices.
-
-        The differences count as own changes from now on: hand them to ``capture`` in any case.
-        ``complete``: the scan has read the whole map, so what it lacks was deleted.
+        What it finds beyond the fold counts as own changes: hand it to ``capture`` in any case.
         """
-        assert self._fingerprints is not None, "scans are not compared for this map"
-        return self._fingerprints.compare(piece, doubtful=self._scan_doubts, complete=complete)
-
-    def end_scan(self) -> None:
-        """The open scan has been compared, or was given up."""
-        self._scan_doubts = None
-        if self._fingerprints is not None:
-            self._fingerprints.end()
+        self.scan.begin(self._doubts.since(now, self._blocked.keys))
 
     def drained(self, watermark: int) -> None:
         """Own changes that began at or before ``watermark`` have been captured, all of them.

@@ -141,18 +141,18 @@ class Lane:
     def sift(self, keys: U8, values: U8) -> ScanChunk:
         if self.identity.prefixes:
             keys = self.identity.keys(keys)
-        chunk = self.replica.chunk(keys, values)
+        chunk = self.replica.scan.chunk(keys, values)
         with self.lock:
-            return self.replica.sift(chunk)
+            return self.replica.scan.sift(chunk)
 
     def cut(self, chunks: list[ScanChunk], value_size: int) -> Iterator[ScanSlice]:
-        return self.replica.cut(chunks, value_size)
+        return self.replica.scan.cut(chunks, value_size)
 
     def compare(self, piece: ScanSlice) -> Differences:
         with self.lock:
             complete = self.identity.missing_means_deleted
-            return self.replica.compare(piece, complete=complete)
+            return self.replica.scan.compare(piece, complete=complete)
 
     def end_scan(self) -> None:
         with self.lock:
-            self.replica.end_scan()
+            self.replica.scan.end()

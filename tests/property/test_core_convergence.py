@@ -207,7 +207,8 @@ class Walk:
             key = node.unscanned.pop()
             if key in node.kernel:
                 read = np.array([[key]], np.uint8), _value(node.kernel[key])
-                node.scan.append(node.replica.sift(node.replica.chunk(*read)))
+                scan = node.replica.scan
+                node.scan.append(scan.sift(scan.chunk(*read)))
         else:
             self.end_sweep(node, node.scan)
             node.scan = None

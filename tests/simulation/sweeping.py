@@ -48,13 +48,13 @@ class Sweeper:
         self.wanted |= self.lost_more()
         if self.scan is None:
             return self._begin(now, quiet=quiet)
-        kernel, replica = self.node.kernel, self.node.replica
+        kernel, scan = self.node.kernel, self.node.replica.scan
         if self.scan.unread:
             key = self.scan.unread.pop()
             if key in kernel.map:
                 value = self.scan.found[key] = kernel.map[key]
                 read = change(key, value, now, now)
-                self.scan.sifted.append(replica.sift(replica.chunk(read.keys, read.values)))
+                self.scan.sifted.append(scan.sift(scan.chunk(read.keys, read.values)))
             self.scan.ended = now
             return True
         if not self.drained_beyond(self.scan.ended):
