@@ -19,8 +19,8 @@ from bridge.apply.inbox import Arrival, Inbox
 from bridge.apply.loading import Load
 from bridge.apply.target import ApplyTarget
 from bridge.apply.writer import SizesDifferError, Written
+from bridge.core.replica import Verdict
 from bridge.core.touches import GRACE_NANOSECONDS, Touch
-from bridge.core.verdict import Verdict
 from bridge.errors import BridgeError
 from bridge.model import Delta, DeltaBatch
 

@@ -19,7 +19,7 @@ a batch passes without any work per key.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -34,8 +34,19 @@ from bridge.core.policies import Folded, PolicyFold
 from bridge.core.rejoin import Rejoin
 from bridge.core.touches import Touch
 from bridge.core.unwritten import Unwritten
-from bridge.core.verdict import Verdict
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """``writes``: the last change per key, to be written now; set ``touch.end`` afterwards."""
+
+    writes: DeltaBatch | None
+    touch: Touch | None
+    changes: int  # foreign changes judged
+    superseded: int  # of these, skipped for a pending own change
+    duplicates: int  # seen before
+    missed: int  # jumped over by an origin's sequence
 
 
 class Replica:

@@ -18,9 +18,8 @@ import pytest
 from bridge.core.dirty import DirtyKeys
 from bridge.core.fingerprints import Fingerprints
 from bridge.core.pending import PendingChanges
-from bridge.core.replica import Replica
+from bridge.core.replica import Replica, Verdict
 from bridge.core.scanrows import ScanChunk
-from bridge.core.verdict import Verdict
 from bridge.model import Delta, DeltaBatch, Op, Origin
 from tests.core_kit import end_scan
 

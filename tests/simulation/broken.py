@@ -16,10 +16,9 @@ from bridge.core import (
 from bridge.core.doubts import Doubts
 from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
-from bridge.core.replica import Replica
+from bridge.core.replica import Replica, Verdict
 from bridge.core.snapshots import Facts, Run, Step
 from bridge.core.touches import FOREVER, Touches
-from bridge.core.verdict import Verdict
 from bridge.model import Delta, DeltaBatch, Op
 from bridge.node.synced import Sync, SyncGate
 from tests.simulation.node import Node

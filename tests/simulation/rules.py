@@ -28,10 +28,9 @@ from bridge.core.overlaps import Overlaps
 from bridge.core.pending import Pending, PendingChanges
 from bridge.core.policies import PolicyFold
 from bridge.core.rejoin import Rejoin
-from bridge.core.replica import Replica
+from bridge.core.replica import Replica, Verdict
 from bridge.core.snapshots import Run
 from bridge.core.touches import FOREVER, Touches
-from bridge.core.verdict import Verdict
 from bridge.model import ConflictPolicy
 from bridge.node.synced import SyncGate
 from tests.simulation import broken, node as node_steps

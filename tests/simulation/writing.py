@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bridge.core.verdict import Verdict
+from bridge.core.replica import Verdict
 from tests.simulation.kernel import entries
 
 if TYPE_CHECKING:

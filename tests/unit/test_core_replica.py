@@ -7,9 +7,8 @@ import pytest
 
 from bridge.core import unwritten
 from bridge.core.fingerprints import Fingerprints
-from bridge.core.replica import Replica
+from bridge.core.replica import Replica, Verdict
 from bridge.core.touches import GRACE_NANOSECONDS
-from bridge.core.verdict import Verdict
 from bridge.model import U8, Delta, DeltaBatch, Op, Origin
 from tests.core_kit import compare_whole
 
