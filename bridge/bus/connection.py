@@ -20,7 +20,7 @@ from nats import errors as nats_errors
 from bridge.access import Access
 from bridge.bus.credentials import connect_options, wants_tls
 from bridge.bus.greeting import other_order, other_order_may_be_meant
-from bridge.bus.link import Client, Link, RequestError
+from bridge.bus.link import Client, ForbiddenError, Link, RequestError
 from bridge.bus.protocol import (
     AwayError,
     BrokerTooOldError,
@@ -194,7 +194,7 @@ class Connection:
         async def note(error: Exception) -> None:
             reasons.append(str(error) or type(error).__name__)
             del reasons[:-5]
-            link.trouble = reasons[-1]
+            link.told(reasons[-1])
 
         async def closed() -> None:
             link.lose(reasons[-1] if reasons else "closed by the broker")
@@ -264,6 +264,8 @@ class Connection:
             )
         try:
             reply = await link.call(f"{self.settings.api_prefix}.INFO", {})
+        except ForbiddenError:
+            raise
         except RequestError as error:
             if error.no_responder and not link.jetstream:
                 raise LogUnavailableError(

@@ -87,7 +87,7 @@ async def ask(link: Link, subject: str, question: Mapping[str, object]) -> Answe
 async def ask_all(
     link: Link, subject: str, question: Mapping[str, object], seconds: float
 ) -> list[Answer]:
-    """All answers that come within ``seconds``."""
+    """All answers that come within ``seconds``; raises ``RequestError`` when it may not ask."""
     found: list[Answer] = []
     inbox = link.new_inbox()
 
@@ -101,6 +101,8 @@ async def ask_all(
         await asyncio.sleep(seconds)
     finally:
         await link.unsubscribe(subscription)
+    if not found:
+        link.check_allowed(subject)
     return found
 
 

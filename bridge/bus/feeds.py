@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from nats import errors as nats_errors
 
-from bridge.bus.link import Link, Reply, RequestError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import FencedError, LogUnavailableError
 from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
@@ -85,7 +85,7 @@ class FeedPublisher:
     async def open(self) -> SourcePlace | None:
         """Make the stream if it is missing; how far this feed had come, ``None``: nothing there.
 
-        Raises ``LogUnavailableError``.
+        Raises ``LogUnavailableError``, ``ForbiddenError``.
         """
         while True:
             try:
@@ -93,13 +93,16 @@ class FeedPublisher:
                 await self._ensure(link)
                 self._expected, place = await self._last(link)
                 return place
+            except ForbiddenError:
+                raise
             except RequestError as error:
                 await self._pause(str(error))
 
     async def publish(self, data: bytes, place: SourcePlace, layout: int) -> None:
         """Store a message that takes the feed to ``place``, once.
 
-        Raises ``FencedError`` when somebody else publishes this feed, ``LogUnavailableError``.
+        Raises ``FencedError`` when somebody else publishes this feed, ``LogUnavailableError``,
+        ``ForbiddenError``.
         """
         headers = {
             HEADER_MESSAGE_ID: f"{self._prefix}:{place}",
@@ -121,6 +124,8 @@ class FeedPublisher:
                 doubtful = True
                 headers[HEADER_EXPECTED_LAST] = str(self._expected)
                 reply = Reply((await link.request(self.subject, data, headers)).data)
+            except ForbiddenError:
+                raise
             except (RequestError, nats_errors.Error) as error:
                 await self._pause(str(error), count=False)
                 continue

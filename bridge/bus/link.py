@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,15 @@ from nats import errors as nats_errors
 from nats.aio import client as nats_client
 
 from bridge.bus.protocol import BrokerRefusedError
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, Exit
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
     from nats.aio.subscription import Subscription as RawSubscription
 
 _SHUT_SECONDS = 2.0
+# What the server says to whoever may not publish; nats-py makes it lower case.
+_FORBIDDEN = re.compile(r'permissions violation for publish to "([^"]+)"', re.IGNORECASE)
 
 
 class RequestError(BridgeError):
@@ -32,6 +35,16 @@ class RequestError(BridgeError):
         super().__init__(message)
         self.sent = sent
         self.no_responder = no_responder
+
+
+class ForbiddenError(RequestError):
+    """The broker does not let this user publish to a subject, and trying again is in vain."""
+
+    exit_code = Exit.CONFIG
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"broker: {text}", sent=True)
+        self.hint = "give this user what `mapbridge nats-permissions` prints for it"
 
 
 class Client(nats_client.Client):
@@ -116,14 +129,15 @@ class Link:
     def __init__(self, client: Client, url: str, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, tuple[str, asyncio.Future[Msg]]] = {}  # with the subject asked
         self._inbox = ""
         self._requests = 0
         self._lost_callbacks: list[Callable[[], None]] = []
         self.url = url
         self.lost = asyncio.Event()
         self.loss = ""
-        self.trouble = ""  # what the broker said last: a missing permission shows here only
+        self.trouble = ""  # what the broker said last
+        self.forbidden = ""  # what it said of a subject that this user may not publish to
 
     @property
     def alive(self) -> bool:
@@ -162,7 +176,7 @@ class Link:
         self._requests += 1
         token = str(self._requests)
         future: asyncio.Future[Msg] = loop.create_future()
-        self._waiting[token] = future
+        self._waiting[token] = (subject, future)
         timer = loop.call_later(self._timeout_seconds, self._expire, token)
         try:
             await self.send(subject, data, reply=f"{self._inbox}.{token}", headers=headers)
@@ -240,9 +254,25 @@ class Link:
         callbacks, self._lost_callbacks = self._lost_callbacks, []
         for callback in callbacks:
             callback()
-        for future in self._waiting.values():
+        for _, future in self._waiting.values():
             if not future.done():
                 future.set_exception(RequestError(f"broker: connection lost ({reason})", sent=True))
+
+    def told(self, text: str) -> None:
+        """What the broker says by itself; who waits for what it forbids need wait no longer."""
+        self.trouble = text
+        found = _FORBIDDEN.search(text)
+        if found is None:
+            return
+        self.forbidden = found[0]
+        for subject, future in self._waiting.values():
+            if subject.lower() == found[1].lower() and not future.done():
+                future.set_exception(ForbiddenError(found[0]))
+
+    def check_allowed(self, subject: str) -> None:
+        """Raises ``ForbiddenError`` when the last word that forbade something meant ``subject``."""
+        if f'"{subject.lower()}"' in self.forbidden.lower():
+            raise ForbiddenError(self.forbidden)
 
     async def shut(self) -> None:
         """Close the socket, in bounded time even when the broker hangs."""
@@ -259,17 +289,18 @@ class Link:
             self._client.abort()
 
     async def _answer(self, message: Msg) -> None:
-        future = self._waiting.get(message.subject.rpartition(".")[2])
-        if future is not None and not future.done():
-            future.set_result(message)
+        self._settle(message.subject.rpartition(".")[2], message)
 
     def _expire(self, token: str) -> None:
-        future = self._waiting.get(token)
-        if future is not None and not future.done():
-            future.set_exception(
-                RequestError(
-                    f"broker: no answer within {self._timeout_seconds:g} seconds"
-                    + (f" (it said: {self.trouble})" if self.trouble else ""),
-                    sent=True,
-                )
-            )
+        said = f" (it said: {self.trouble})" if self.trouble else ""
+        text = f"broker: no answer within {self._timeout_seconds:g} seconds{said}"
+        self._settle(token, RequestError(text, sent=True))
+
+    def _settle(self, token: str, outcome: Msg | RequestError) -> None:
+        _, future = self._waiting.get(token, ("", None))
+        if future is None or future.done():
+            return
+        if isinstance(outcome, RequestError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from nats import errors as nats_errors
 
 from bridge.bus.connection import BusSettings, Connection
-from bridge.bus.link import Link, Reply, RequestError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
 from bridge.bus.protocol import (
     MESSAGE_OVERHEAD_BYTES,
     BusClosedError,
@@ -95,6 +95,8 @@ class NatsBus:
             link = await self._connection.link()
             try:
                 return await ensure_log(link, api, cluster, settings, self._report)
+            except ForbiddenError:
+                raise
             except RequestError as error:
                 self._report(str(error))
 
@@ -133,7 +135,8 @@ class NatsBus:
             await store.ready()
             try:
                 return await store.state()
-            except AttemptError:
+            except AttemptError as error:
+                _check_allowed(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def stored_at(self, cluster: str, sequence: int) -> int | None:
@@ -142,7 +145,8 @@ class NatsBus:
             await store.ready()
             try:
                 return await store.stored_at(sequence)
-            except AttemptError:
+            except AttemptError as error:
+                _check_allowed(error)
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def close(self) -> None:
@@ -248,6 +252,12 @@ class _NatsStore:
         if link is None:
             raise AttemptError("not connected")
         return link
+
+
+def _check_allowed(error: AttemptError) -> None:
+    """Raises ``ForbiddenError`` when the attempt failed for want of a permission."""
+    if isinstance(error.__cause__, ForbiddenError):
+        raise error.__cause__
 
 
 def _message_id(headers: str) -> str:

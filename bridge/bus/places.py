@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from bridge.bus.link import RequestError
+from bridge.bus.link import ForbiddenError, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import LogUnavailableError
 from bridge.wire.subjects import cluster_filter, stream_name
@@ -19,7 +19,8 @@ async def sequence_at(bus: NatsBus, cluster: str, time_ns: int) -> int:
     """The sequence of the first message stored at ``time_ns`` (since 1970) or later.
 
     One behind the last when there is none. Times are those of the broker's clock, which never go
-    back within a log: found by halving, in some 20 requests. Raises ``LogUnavailableError``.
+    back within a log: found by halving, in some 20 requests. Raises ``LogUnavailableError``,
+    ``ForbiddenError``.
     """
     state = await bus.log_state(cluster)
     low, high = state.first, state.last + 1
@@ -44,6 +45,8 @@ async def _next_message(bus: NatsBus, cluster: str, sequence: int) -> tuple[int,
                 f"{bus.api_prefix}.STREAM.MSG.GET.{stream}",
                 {"seq": sequence, "next_by_subj": cluster_filter(cluster)},
             )
+        except ForbiddenError:
+            raise
         except RequestError as error:
             trouble = str(error)
         else:

@@ -14,7 +14,7 @@ import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bridge.bus.link import Link, Reply, RequestError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, LogUnavailableError
 from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
@@ -70,6 +70,9 @@ class SchemaStore:
                 await self._ensure(link)
                 message = await link.request(subject, data, {HEADER_EXPECTED_LAST: "0"})
                 reply = Reply(message.data)
+            except ForbiddenError as error:
+                trouble = str(error)
+                break
             except RequestError as error:
                 trouble = str(error)
             else:
@@ -108,6 +111,9 @@ class SchemaStore:
             try:
                 link = await self._bus.link()
                 reply = await link.call(f"{self._bus.api_prefix}.{what}", body)
+            except ForbiddenError as error:
+                trouble = str(error)
+                break
             except RequestError as error:
                 trouble = str(error)
             else:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from bridge.bus.link import Link, Reply, RequestError
-from bridge.bus.protocol import LogState, LogUnavailableError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
+from bridge.bus.protocol import BrokerRefusedError, LogState, LogUnavailableError
 from bridge.errors import BridgeError, Exit
 from bridge.wire.subjects import cluster_filter, stream_name
 
@@ -52,7 +52,8 @@ async def ensure_log(
     """Make the log of ``cluster``, or check the one that is there.
 
     Raises ``LogConfigError`` when the existing one would lose or reorder what the bridge needs,
-    ``LogUnavailableError`` when it cannot be made.
+    ``LogUnavailableError`` when it cannot be made, ``BrokerRefusedError`` when this user may not
+    make it, ``ForbiddenError`` when it may not even look.
     """
     name = stream_name(cluster)
     for attempt in range(_TRIES_MAX):
@@ -61,7 +62,7 @@ async def ensure_log(
             created = reply.error_code == STREAM_NOT_FOUND
             if created:
                 wanted = _wanted(cluster, settings)
-                reply = await link.call(f"{api}.STREAM.CREATE.{name}", wanted)
+                reply = await _create(link, api, name, wanted)
             if reply.error_code in _FATAL_CODES:
                 raise LogUnavailableError(
                     f"log {name}: the broker refuses to make it ({reply.error})",
@@ -70,6 +71,8 @@ async def ensure_log(
             if not reply.error_code:
                 return _check(reply, cluster, settings, created)
             trouble = reply.error
+        except ForbiddenError:
+            raise
         except RequestError as error:
             if not link.alive:
                 raise
@@ -78,6 +81,16 @@ async def ensure_log(
             report(f"log {name}: {trouble}; trying again")
         await asyncio.sleep(_PAUSE_SECONDS)
     raise LogUnavailableError(f"log {name}: cannot be made or read ({trouble})")
+
+
+async def _create(link: Link, api: str, name: str, wanted: dict[str, object]) -> Reply:
+    try:
+        return await link.call(f"{api}.STREAM.CREATE.{name}", wanted)
+    except ForbiddenError as error:
+        raise BrokerRefusedError(
+            f"log {name}: does not exist on the broker, and this user may not make it",
+            hint="start a node first whose permissions were printed without --no-create",
+        ) from error
 
 
 def log_state(reply: Reply) -> LogState:

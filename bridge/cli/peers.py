@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bridge.bus.control import Answer, ask, ask_all
-from bridge.bus.link import RequestError
+from bridge.bus.link import ForbiddenError, RequestError
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.refusals import redacted
 from bridge.cli.broker import broker_urls
@@ -141,6 +141,8 @@ class Peers:
         subjects = [control_subject(self._cluster, node, verb) for node in nodes]
         try:
             answers = await asyncio.gather(*(ask(link, s, question) for s in subjects))
+        except ForbiddenError:
+            raise
         except RequestError as error:
             raise UnavailableError(
                 f"nodes {', '.join(nodes)}: not all of them answer ({error})",

@@ -35,6 +35,7 @@ from bridge.model import MapSelector, Op
 from bridge.wire.subjects import HEADER_LAYOUT, HEADER_SOURCE, ROOT
 
 SCRATCH_NAME = "replayed"
+CONFIRM_SECONDS_MAX = 5.0
 FORMATS = ("json", "parquet")
 _LINES_BYTES_MAX = 1 << 20
 
@@ -259,7 +260,12 @@ class _Subject:
         link = await self._bus.link()
         for _, data in self._encoder.pieces(item.delta, layout, item.sequence, 0, size_max):
             await link.send(self._subject, data, headers=headers)
-        await link.pulse(5.0)
+        if not await link.pulse(CONFIRM_SECONDS_MAX):
+            raise ReplayError(
+                f"subject {self._subject}: the broker went while message {item.sequence} was sent",
+                hint=f"go on with --from {item.sequence}",
+            )
+        link.check_allowed(self._subject)
 
 
 class _Scratch:

@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
-from bridge.access import Access, Secret
-from bridge.bus.connection import BusSettings
-from bridge.bus.link import RequestError
+from bridge.bus.link import ForbiddenError
 from bridge.bus.nats_bus import open_bus
 from bridge.bus.nats_snapshots import NatsSnapshotStore
 from bridge.bus.permissions import Kind, permissions
@@ -19,61 +16,33 @@ from bridge.bus.streams import LogSettings
 from bridge.kernel.maps import KernelMap
 from bridge.model import Role
 from bridge.node.access import inbox_prefix
-from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER
-from tests.access_kit import write_secret
 from tests.bus_kit import eventually
-from tests.integration.kernel_support import pin_folder
-from tests.node_kit import DEADLINE_SECONDS, Rig, content, fill, mapbridge, until
+from tests.node_kit import DEADLINE_SECONDS, content, fill, mapbridge, until
+from tests.permissions_kit import REFUSED, Guarded, guarded
 
-PASSWORD = "planted-secret"
 LOG, SNAPSHOTS = f"MAPBRIDGE_{CLUSTER}", f"MAPBRIDGE-SNAPSHOTS_{CLUSTER}"
-USERS = {"a": Kind.NODE, "b": Kind.NODE, "eye": Kind.OBSERVER, "op": Kind.OPERATOR}
-
-
-def user(name: str, kind: Kind) -> str:
-    printed = mapbridge(
-        "nats-permissions", "--node", name, "--cluster", CLUSTER, "--for", kind.value
-    )
-    assert printed.returncode == 0, printed.stderr
-    return f'{{ user: "{name}", password: "{PASSWORD}"\n{printed.stdout}\n}}'
+USERS = {"a": [], "b": [], "eye": ["--for", "observer"], "op": ["--for", "operator"]}
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Two nodes with a map each, and a configuration for whoever only asks."""
+    """Two nodes with a map each, and configurations for those who only ask."""
 
-    rig: Rig
+    on: Guarded
     maps: tuple[KernelMap, KernelMap]
-    server: ServerThread
 
-    def url(self, name: str) -> str:
-        return self.server.url.replace("nats://", f"nats://{name}:{PASSWORD}@")
-
-    def config_of(self, name: str) -> Path:
-        path = self.rig.directory / f"{name}.toml"
-        head = f'[node]\nname = "{name}"\ncluster = "{CLUSTER}"\n[broker]\nurl = "{self.url(name)}"'
-        asked = f'[[maps]]\nname = "m"\npin = "{self.rig.pins}/a"'
-        text = f"{head}\n{asked}\n"
-        return write_secret(path, text)
+    def config_of(self, name: str) -> str:
+        return str(self.on.config(name, f'[[maps]]\nname = "m"\npin = "{self.on.rig.pins}/a"\n'))
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    directory = tmp_path_factory.mktemp("permissions")
-    users = "\n".join(user(name, kind) for name, kind in USERS.items())
-    config = f"accounts {{ main {{ jetstream: enabled, users: [\n{users}\n] }} }}\n"
-    with pin_folder() as pins, ServerThread(directory / "nats", extra_config=config) as server:
-        rig = Rig(directory, pins, server)
-        try:
-            maps = rig.map("a"), rig.map("b")
-            made = Cluster(rig, maps, server)
-            for name in ("a", "b"):
-                entry = rig.entry("m", name, Role.REPLICATE)
-                rig.node(name, entry, url=made.url(name))
-            yield made
-        finally:
-            rig.close()
+    with guarded(tmp_path_factory.mktemp("permissions"), USERS) as on:
+        maps = on.rig.map("a"), on.rig.map("b")
+        for name in ("a", "b"):
+            on.rig.node(name, on.rig.entry("m", name, Role.REPLICATE), url=on.url(name))
+        yield Cluster(on, maps)
 
 
 def test_whole_nodes_work_with_what_is_printed(cluster: Cluster) -> None:
@@ -82,10 +51,10 @@ def test_whole_nodes_work_with_what_is_printed(cluster: Cluster) -> None:
     until(lambda: len(content(b)) == 101, "b has what a wrote")
     fill(b, range(200, 303), 9)
     until(lambda: content(a) == content(b) and len(content(a)) == 204, "both are equal")
-    own = str(cluster.rig.nodes[0].config_path)
+    own = str(cluster.on.rig.nodes[0].config_path)
     taken = mapbridge("snapshot", "m", "-c", own)
     assert taken.returncode == 0, taken.stderr
-    operator, observer = str(cluster.config_of("op")), str(cluster.config_of("eye"))
+    operator, observer = cluster.config_of("op"), cluster.config_of("eye")
     equal = mapbridge("verify", "m", "-c", operator, "--json")
     assert equal.returncode == 0, equal.stderr
     standing = mapbridge("status", "--nodes", "-c", observer, "--json")
@@ -93,7 +62,7 @@ def test_whole_nodes_work_with_what_is_printed(cluster: Cluster) -> None:
     assert {one["node"] for one in json.loads(standing.stdout)["nodes"]} == {"a", "b"}
     past = mapbridge("at", "0s", "m", "-c", observer, "--json")
     assert past.returncode == 0, past.stderr
-    for node in cluster.rig.nodes:
+    for node in cluster.on.rig.nodes:
         assert "ermissions" not in node.log_path.read_text(), "nothing that it needs is refused"
 
 
@@ -115,18 +84,18 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("subject", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 async def test_what_a_node_may_not(cluster: Cluster, subject: str) -> None:
-    bus = await open_bus(node_settings(cluster))
+    bus = await open_bus(cluster.on.settings("b"))
     try:
         link = await bus.link()
-        with pytest.raises(RequestError) as caught:
+        with pytest.raises(ForbiddenError) as caught:
             await link.request(subject, b"{}")
-        assert "permissions violation" in str(caught.value), caught.value
+        assert f'{REFUSED} for publish to "{subject.lower()}"' in str(caught.value)
     finally:
         await bus.close()
 
 
 async def test_a_node_cannot_listen_to_others_or_roll_up(cluster: Cluster) -> None:
-    bus = await open_bus(node_settings(cluster))
+    bus = await open_bus(cluster.on.settings("b"))
     try:
         link = await bus.link()
         before = (await bus.log_state(CLUSTER)).messages
@@ -144,7 +113,7 @@ async def test_a_node_cannot_listen_to_others_or_roll_up(cluster: Cluster) -> No
 
 async def test_what_remains_possible(cluster: Cluster) -> None:
     """A stored message can be delivered by the server to any subject: see the page on security."""
-    bus = await open_bus(node_settings(cluster))
+    bus = await open_bus(cluster.on.settings("b"))
     try:
         link = await bus.link()
         store = NatsSnapshotStore(bus, CLUSTER, LogSettings(), "b")
@@ -163,16 +132,6 @@ async def test_what_remains_possible(cluster: Cluster) -> None:
         await link.call(f"$JS.API.CONSUMER.DELETE.{SNAPSHOTS}.hole")
     finally:
         await bus.close()
-
-
-def node_settings(cluster: Cluster) -> BusSettings:
-    return BusSettings(
-        "b",
-        (cluster.server.url,),
-        Access(user="b", password=Secret(PASSWORD)),
-        inbox_prefix("b"),
-        request_timeout_seconds=1.5,
-    )
 
 
 def test_maps_can_be_named_and_creation_left_out() -> None:
