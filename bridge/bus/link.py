@@ -81,6 +81,15 @@ class Client(nats_client.Client):
         """Whether a broker took the connection and has not greeted."""
         return self._current_server is not None and not self._server_info
 
+    async def written(self) -> None:
+        """Until all that is queued was handed to the kernel: nats-py writes a ping past it."""
+        flusher = self._flusher_task
+        if self._flush_queue is None or flusher is None or flusher.done():
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        await self._flush_queue.put(done)
+        await done
+
     def abort(self) -> None:
         """Drop the socket without writing what is queued: a broker that hangs never reads it."""
         writer = getattr(self._transport, "_io_writer", None)
@@ -230,9 +239,10 @@ class Link:
             await subscription.unsubscribe()
 
     async def pulse(self, timeout_seconds: float) -> bool:
-        """Whether the broker answers a ping: the connection works in both directions."""
+        """Whether the broker answers a ping, and so has taken and judged all that was sent."""
         try:
             async with asyncio.timeout(timeout_seconds):
+                await self._client.written()
                 await self._client.flush(timeout=int(timeout_seconds) + 1)
         except (nats_errors.Error, TimeoutError, OSError):
             return False
