@@ -198,7 +198,11 @@ class OrderedConsumer:
         else:
             self._doubt(f"a message without its place (got {message.reply!r})")
             return
-        sequence, consumed, stored_at_ns, pending = (int(field) for field in fields)
+        try:
+            sequence, consumed, stored_at_ns, pending = (int(field) for field in fields)
+        except ValueError:
+            self._doubt(f"a message whose place is none (got {message.reply!r})")
+            return
         if consumed != self._consumed + 1 or sequence <= self._after:
             self._doubt(f"messages missing ({consumed} came behind {self._consumed})")
             return

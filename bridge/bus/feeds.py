@@ -9,13 +9,11 @@ change once, and of two who publish at the same time one is refused.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 from dataclasses import dataclass, field
 
 from nats import errors as nats_errors
 
-from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError, stored_header
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import FencedError, LogUnavailableError
 from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
@@ -165,7 +163,7 @@ class FeedPublisher:
             return 0, None
         if reply.error_code:
             raise RequestError(f"stream {self._stream}: {reply.error}", sent=True)
-        place = SourcePlace.parse(_header(reply.text("message", "hdrs"), HEADER_SOURCE))
+        place = SourcePlace.parse(stored_header(reply.text("message", "hdrs"), HEADER_SOURCE))
         return reply.number("message", "seq"), place
 
     async def _pause(self, trouble: str, *, count: bool = True) -> None:
@@ -181,16 +179,3 @@ class FeedPublisher:
             f"{self._expected})",
             hint="run one `mapbridge feed` per map and cluster",
         )
-
-
-def _header(encoded: str, wanted: str) -> str:
-    """A header of a stored message, empty when it has none of that name."""
-    try:
-        lines = base64.b64decode(encoded).decode(errors="replace").split("\r\n")
-    except binascii.Error:
-        return ""
-    for line in lines:
-        name, _, value = line.partition(":")
-        if name.strip().lower() == wanted.lower():
-            return value.strip()
-    return ""

@@ -7,6 +7,7 @@ when the connection goes; here they fail at once.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import re
 from collections.abc import Callable, Mapping
@@ -126,6 +127,19 @@ class Reply:
     def text(self, *names: str) -> str:
         """The text under ``names``, empty when there is none."""
         return str(self.section(*names[:-1]).get(names[-1], ""))
+
+
+def stored_header(encoded: str, wanted: str) -> str:
+    """A header of a stored message, out of what MSG.GET answers; empty: it has none such."""
+    try:
+        lines = base64.b64decode(encoded).decode(errors="replace").split("\r\n")
+    except ValueError:
+        return ""
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip().lower() == wanted.lower():
+            return value.strip()
+    return ""
 
 
 def _int(value: object) -> int:

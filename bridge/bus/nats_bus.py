@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import secrets
 from collections.abc import Callable, Sequence
 
 from nats import errors as nats_errors
 
 from bridge.bus.connection import BusSettings, Connection
-from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
+from bridge.bus.link import ForbiddenError, Link, Reply, RequestError, stored_header
 from bridge.bus.protocol import (
     MESSAGE_OVERHEAD_BYTES,
     BusClosedError,
@@ -217,7 +215,8 @@ class _NatsStore:
             return None
         if reply.error_code:
             raise AttemptError(reply.error)
-        return Last(reply.number("message", "seq"), _message_id(reply.text("message", "hdrs")))
+        headers = reply.text("message", "hdrs")
+        return Last(reply.number("message", "seq"), stored_header(headers, HEADER_MESSAGE_ID))
 
     async def stored_at(self, sequence: int) -> int | None:
         reply = await self._call(f"{self._api}.STREAM.MSG.GET.{self._stream}", seq=sequence)
@@ -258,19 +257,6 @@ def _check_allowed(error: AttemptError) -> None:
     """Raises ``ForbiddenError`` when the attempt failed for want of a permission."""
     if isinstance(error.__cause__, ForbiddenError):
         raise error.__cause__
-
-
-def _message_id(headers: str) -> str:
-    """The message id among a stored message's headers (base64), empty when there is none."""
-    try:
-        lines = base64.b64decode(headers).split(b"\r\n")
-    except binascii.Error:
-        return ""
-    for line in lines:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == HEADER_MESSAGE_ID.lower().encode():
-            return value.strip().decode(errors="replace")
-    return ""
 
 
 __all__ = ["BusSettings", "LogSettings", "NatsBus", "open_bus"]

@@ -170,7 +170,10 @@ class Pages:
 
     def _metrics(self, request: Request) -> Answer:
         # Prometheus may be told to send parameters; none of them means anything here.
-        encode, content_type = choose_encoder(request.accept)
+        try:
+            encode, content_type = choose_encoder(request.accept)
+        except Exception:  # noqa: BLE001 - the library trips over versions that are none
+            encode, content_type = choose_encoder("")
         view, kept = self._latest.view(), self._kept
         if kept is None or not kept.serves(view, content_type):
             answer = Answer(HTTPStatus.OK, encode(self._registry), content_type)

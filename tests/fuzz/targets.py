@@ -45,6 +45,7 @@ from bridge.wire.codec import decode, encode
 from bridge.wire.manifest import decode_manifest, encode_manifest
 from bridge.wire.subjects import delta_subject, parse_subject
 from tests.bus_kit import numbered_delta
+from tests.fuzz import protocols
 from tests.unit.test_feed_where import LAYOUT, TYPES, delta
 from tests.unit.test_kernel_btf import sample
 
@@ -284,6 +285,8 @@ TARGETS = {
     "answer": Target(_answer, _answers, JSON_ERRORS),
     "board": Target(_board, _standings),
     "reply": Target(_reply, _replies),
+    "http": Target(protocols.request, protocols.requests),
+    "headers": Target(protocols.headers, protocols.header_blocks),
 }
 
 

@@ -16,6 +16,7 @@ from tests.fuzz.targets import TARGETS
 
 ROUNDS = 150
 ENCODED = {"wire", "item", "manifest", "schema", "document", "btf", "ring", "board", "answer"}
+ENCODED |= {"http", "headers"}
 MEMORY_BYTES_MAX = 300 << 20  # a message may hold 128 MiB of deletes, and is copied once
 
 
