@@ -47,7 +47,9 @@ class BusSettings:
     """How to reach the broker, and under which name."""
 
     node: str
-    urls: tuple[str, ...] = ("nats://127.0.0.1:4222",)
+    urls: tuple[str, ...] = field(
+        default=("nats://127.0.0.1:4222",), repr=False
+    )  # may hold secrets
     access: Access = field(default_factory=Access)
     inbox_prefix: str = "_INBOX"
     domain: str | None = None  # JetStream domain, for leaf nodes
@@ -137,6 +139,8 @@ class Connection:
         except Exception as error:  # noqa: BLE001 - whoever waits for a link must learn of it
             self._failure = InvariantError(f"broker: supervision failed ({error!r})")
             self._failure.__cause__ = error
+            if self._link is not None:  # nobody would notice when it hangs
+                self._link.lose(str(self._failure))
             self._changed.set()
 
     async def _keep_connected(self) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
 
 from bridge.bus.protocol import AwayError, BrokerRefusedError, BrokerSettingsError
 from bridge.errors import BridgeError
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _REFUSALS = ("authorization", "authentication", "permissions", "certificate")
 _HINT = "check the broker's user, token, credentials file and certificates"
 _HINT_IDENTITY = (
@@ -26,7 +26,7 @@ _OTHER_NAME = {62, 64}
 
 def translated(url: str, error: Exception, reasons: list[str]) -> BridgeError:
     """What whoever dials ``url`` is told. ``reasons``: what the broker said before."""
-    url = redacted(url)
+    secret, url = "@" in url, redacted(url)
     if isinstance(error, ssl.SSLCertVerificationError):
         return _untrusted(url, error)
     if isinstance(error, ssl.SSLError):
@@ -35,7 +35,7 @@ def translated(url: str, error: Exception, reasons: list[str]) -> BridgeError:
     text = text.removeprefix("nats: ").strip("'") or type(error).__name__
     if isinstance(error, ValueError):
         return BrokerSettingsError(
-            f"broker {url}: is no address ({text})",
+            f"broker {url}: is no address" + ("" if secret else f" ({text})"),
             hint="broker.url is nats://host:port or tls://host:port",
         )
     if any(word in text.lower() for word in _REFUSALS):
@@ -48,12 +48,10 @@ def translated(url: str, error: Exception, reasons: list[str]) -> BridgeError:
 
 
 def redacted(url: str) -> str:
-    """``url`` without user and password."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return url.rpartition("@")[2]
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    """``url`` without user and password, whatever else is wrong with it."""
+    identity, _, rest = url.rpartition("@")
+    scheme = _SCHEME.match(identity)
+    return f"{scheme[0] if scheme else ''}{rest}"
 
 
 def _untrusted(url: str, error: ssl.SSLCertVerificationError) -> BridgeError:

@@ -33,6 +33,7 @@ from bridge.cli.broker import reader_bus
 from bridge.cli.options import config_option
 from bridge.config import Config, load
 from bridge.errors import BridgeError
+from bridge.redaction import redacted
 from bridge.wire.subjects import (
     feed_stream_name,
     schema_stream_name,
@@ -56,12 +57,6 @@ SETTINGS = (
     "net/core/bpf_jit_harden",
 )
 _WANTED = re.compile(r"^CONFIG_\w*(BPF|KPROBE|FTRACE|DYNAMIC_EVENTS|PREEMPT|DEBUG_INFO_BTF)\w*=.*$")
-_CREDENTIALS = re.compile(r"([a-z][a-z0-9+.-]*://)[^/\s\"'@,]+@", re.IGNORECASE)
-_SEED = re.compile(r"\bS[AUONCX][A-Z2-7]{56}\b")  # NATS' secret keys
-_TOKEN = re.compile(r"\beyJ[\w-]+\.[\w-]+\.[\w-]+")  # JSON web tokens
-_NAMED = re.compile(
-    r"(?i)(\"?(?:password|passwd|token|secret|seed)\"?\s*[=:]\s*)(\"[^\"]*\"|[^\s,}]+)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +99,9 @@ def command(config_path: Path, path: Path | None, no_doctor: bool, as_json: bool
         if not as_json:
             click.echo(f"{part.name}: {part.says}", err=True)
         try:
-            files[part.name] = redacted(part.make()[-PART_BYTES_MAX:])
+            files[part.name] = _redacted(part.make()[-PART_BYTES_MAX:])
         except (BridgeError, OSError, subprocess.SubprocessError) as error:
-            left_out[part.name] = redacted(str(error).encode()).decode()
+            left_out[part.name] = redacted(str(error))
     files["contents.json"] = orjson.dumps(
         {"included": sorted(files), "left_out": left_out}, option=orjson.OPT_INDENT_2
     )
@@ -125,13 +120,8 @@ def command(config_path: Path, path: Path | None, no_doctor: bool, as_json: bool
     output.line(f"wrote {path} ({path.stat().st_size:,} bytes); read it before you give it away")
 
 
-def redacted(content: bytes) -> bytes:
-    """Without what looks like a password, a secret key or a token, wherever it stands."""
-    text = content.decode(errors="replace")
-    text = _CREDENTIALS.sub(r"\1***@", text)
-    text = _SEED.sub("***", text)
-    text = _TOKEN.sub("***", text)
-    return _NAMED.sub(r'\1"***"', text).encode()
+def _redacted(content: bytes) -> bytes:
+    return redacted(content.decode(errors="replace")).encode()
 
 
 def _parts(config_path: Path, *, doctor: bool) -> Iterator[Part]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -15,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from bridge import __version__
-from bridge.cli import output
+from bridge.cli import crash, output
 from bridge.errors import BridgeError
 
 EXIT_INTERRUPTED = 130
@@ -134,7 +135,11 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point of the installed command."""
-    cli(prog_name="mapbridge")
+    crash.hide_secrets()
+    try:
+        cli(prog_name="mapbridge")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is told without secrets
+        crash.end(error, as_json="--json" in sys.argv)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import click
 import orjson
 
 from bridge.errors import BridgeError
+from bridge.redaction import redacted
 
 Command = TypeVar("Command", bound=Callable[..., object])
 
@@ -92,7 +93,7 @@ def print_error(error: BridgeError, *, as_json: bool) -> None:
     if as_json:
         click.echo(orjson.dumps({"error": error_object(error)}).decode(), err=True)
         return
-    click.echo(f"{_heading('Error:', 'red')} {error}", err=True)
+    click.echo(f"{_heading('Error:', 'red')} {redacted(str(error))}", err=True)
     if error.hint:
         click.echo(f"{_heading('Try:', 'green')} {error.hint}", err=True)
 
@@ -101,7 +102,7 @@ def error_object(error: BridgeError) -> dict[str, object]:
     """What ``--json`` tells of an error. ``problems`` is there for a configuration only."""
     found: dict[str, object] = {
         "kind": type(error).__name__,
-        "message": str(error),
+        "message": redacted(str(error)),
         "hint": error.hint,
         "exit_code": int(error.exit_code),
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bridge.errors import BridgeError, Exit
 
 _GOT_LENGTH_MAX = 80
+_SCHEME = re.compile(r"""['"\[(]*(?:[a-z][a-z0-9+.-]*://)?""", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,12 @@ def shown(value: object) -> str:
 
 
 def without_password(text: str) -> str:
-    """A URL, or several, with what stands before the ``@`` left out."""
-    scheme, mark, rest = text.partition("://")
-    if not mark or "@" not in rest:
+    """A URL, or several, with what stands before the last ``@`` left out.
+
+    What should be a URL and is none is cut as well: a password with a ``/`` in it ends the host.
+    """
+    identity, mark, rest = text.rpartition("@")
+    if not mark or ":" not in text:
         return text
-    return f"{scheme}://…@{rest.rsplit('@', 1)[1]}"
+    scheme = _SCHEME.match(identity)
+    return f"{scheme[0] if scheme else ''}…@{rest}"

@@ -95,7 +95,7 @@ class BrokerConfig:
     ``inbox_prefix``: of the subjects on which answers come; empty: one of this node's own.
     """
 
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] = field(default=(), repr=False)  # may hold passwords
     listen: ListenAddress = field(default_factory=ListenAddress)
     storage: Storage = Storage.FILE
     replicas: int = 1

@@ -37,6 +37,7 @@ _RULE_PATH = re.compile(r"(?:key|value)(?:\.[A-Za-z_]\w*)+")
 LABELS_MAX = 16
 SERIES_MAX = 100_000
 _SCHEMES = ("nats", "tls")
+_ESCAPES = "in a password / ? # and @ are written %2F %3F %23 and %40"
 
 
 def nonempty(value: object) -> str:
@@ -170,13 +171,20 @@ def server_urls(value: object) -> tuple[str, ...]:
     """The servers in a text. Raises ``ValueError``."""
     urls = tuple(part.strip() for part in nonempty(value).split(","))
     for url in urls:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            port = parts.port
+        except ValueError:
+            # The error itself may show a part of a password.
+            raise ValueError(f"has a host or a port that is none; {_ESCAPES}") from None
         if parts.scheme not in _SCHEMES or not parts.hostname:
             raise ValueError(
                 "must be URLs such as 'nats://host:4222', separated by commas; "
                 f"schemes: {', '.join(_SCHEMES)}"
             )
-        _port_of(parts.port if parts.port is not None else 4222)
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            raise ValueError(f"has more than a host and a port; {_ESCAPES}")
+        _port_of(4222 if port is None else port)
     return urls
 
 

@@ -8,6 +8,8 @@ from typing import Protocol
 
 import structlog
 
+from bridge.redaction import redacted
+
 REMEMBERED_MAX = 1_000
 
 
@@ -17,6 +19,14 @@ class Report(Protocol):
     def say(self, text: str, **fields: object) -> None: ...
     def warn(self, text: str, **fields: object) -> None: ...
     def warn_once(self, text: str, **fields: object) -> None: ...
+
+
+def _without_secrets(
+    logger: object, method: str, event: structlog.types.EventDict
+) -> structlog.types.EventDict:
+    """What libraries and brokers say is passed on, so it is looked at here."""
+    del logger, method
+    return {name: redacted(each) if isinstance(each, str) else each for name, each in event.items()}
 
 
 class LogReport:
@@ -34,6 +44,7 @@ class LogReport:
             processors=[
                 structlog.processors.add_log_level,
                 structlog.processors.TimeStamper(fmt="iso", utc=True),
+                _without_secrets,
                 renderer,
             ],
             wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

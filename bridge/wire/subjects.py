@@ -57,7 +57,7 @@ def escape(name: str) -> str:
 def unescape(token: str) -> str:
     """The name that ``token`` stands for; only what ``escape`` gives is taken."""
     if _ESCAPED.fullmatch(token) is None:
-        raise SubjectError(f"subject token: is not escaped as it should be (got {token!r})")
+        raise SubjectError(f"subject: a token is not escaped as it should be (got {token!r})")
     raw = bytearray()
     position = 0
     while position < len(token):
@@ -70,9 +70,9 @@ def unescape(token: str) -> str:
     try:
         name = raw.decode()
     except UnicodeDecodeError as error:
-        raise SubjectError(f"subject token: is no UTF-8 (got {token!r})") from error
+        raise SubjectError(f"subject: a token is no UTF-8 (got {token!r})") from error
     if escape(name) != token:
-        raise SubjectError(f"subject token: is not escaped as it should be (got {token!r})")
+        raise SubjectError(f"subject: a token is not escaped as it should be (got {token!r})")
     return name
 
 

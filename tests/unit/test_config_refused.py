@@ -188,3 +188,28 @@ def test_files_that_cannot_be_used(tmp_path: Path, content: bytes | None, reason
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=reason):
         load(file)
+
+
+@pytest.mark.parametrize("password", ["hunter2/x", "hunter2#x", "x?hunter2", "[hunter2"])
+@pytest.mark.parametrize(
+    "form", ["nats://me:{}@h:1", "nats://{}@h:1", "me:{}@h:1", "tls://a:1,b:{}@c"]
+)
+def test_an_address_with_an_unescaped_password_is_refused_without_it(
+    form: str, password: str
+) -> None:
+    """What ends the host for a parser is not the end of the secret."""
+    broker = f'\n[broker]\nurl = "{form.format(password)}"\n'
+    problem = problems_of(with_map("id = 1") + broker)["broker.url"]
+    assert "hunter2" not in str(problem)
+
+
+def test_an_address_with_a_password_is_not_shown_whole() -> None:
+    broker = '\n[broker]\nurl = "nats://me:hun@hunter2@h:1"\n'
+    config = parse(with_map("id = 1") + broker)
+    assert "hunter2" in config.broker.urls[0]
+    assert "hunter2" not in repr(config)
+
+
+def test_what_has_an_at_sign_and_is_no_address_is_shown() -> None:
+    found = problems_of(with_map('pin = "a@b"'))
+    assert any("a@b" in problem.got for problem in found.values()), found

@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[2] / "bridge"
 
 # What each part of `bridge` may import besides itself, `errors`, `resources` and the version.
 STAGES = {
-    *("access", "model", "config", "core", "wire", "kernel", "layout", "bus", "feed"),
+    *("access", "redaction", "model", "config", "core", "wire", "kernel", "layout", "bus", "feed"),
     *("capture", "apply", "health", "node"),
 }
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
     "access": set(),
+    "redaction": set(),
     "model": set(),
     "config": {"access", "layout", "model"},
     "core": {"model"},
