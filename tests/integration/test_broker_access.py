@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -17,10 +16,10 @@ from bridge.bus.connection import BusSettings
 from bridge.bus.embedded import EmbeddedServer
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import BrokerRefusedError, BrokerSettingsError
-from bridge.bus.server_binary import find_server
 from bridge.errors import BridgeError, Exit
 from tests.access_kit import Authority, Certificate, Operator, user_key, write_secret
 from tests.bus_kit import DEADLINE_SECONDS, eventually
+from tests.server_kit import bare_server
 
 LOCAL = "127.0.0.1"
 
@@ -33,28 +32,6 @@ def tls_config(certificate: Certificate, ca: Path, *, more: str = "") -> str:
         more,
     ]
     return "\n".join(["tls {", *lines, "}", ""])
-
-
-@contextmanager
-def nats_server(directory: Path, config: str) -> Iterator[str]:
-    """A bare server: one that greets nobody before TLS would never look ready to the bridge."""
-    path, ports = directory / "bare.conf", directory / "ports"
-    ports.mkdir()
-    path.write_text(f"jetstream {{ store_dir: {json.dumps(str(directory))} }}\n{config}")
-    command = [str(find_server().path), "-c", str(path), "-a", LOCAL, "-p", "-1"]
-    command += ["--ports_file_dir", str(ports)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + DEADLINE_SECONDS
-        while not (files := list(ports.glob("*.ports"))) or not files[0].read_text():
-            assert time.monotonic() < deadline, "nats-server did not start"
-            assert process.poll() is None, "nats-server ended"
-            time.sleep(0.02)
-        port = json.loads(files[0].read_text())["nats"][0].rpartition(":")[2]
-        yield f"nats://{LOCAL}:{port}"
-    finally:
-        process.kill()
-        process.wait()
 
 
 @asynccontextmanager
@@ -98,7 +75,9 @@ async def test_tls_before_the_greeting(tmp_path: Path, first: str) -> None:
     certificate = authority.issue("server", LOCAL)
     config = tls_config(certificate, authority.path, more=f"handshake_first: {first}")
     asked = Access(ca=authority.path, tls_first=True)
-    with nats_server(tmp_path, config) as url:
+    path = tmp_path / "bare.conf"  # one that greets nobody never looks ready to the bridge's own
+    path.write_text(f"jetstream {{ store_dir: {json.dumps(str(tmp_path))} }}\n{config}")
+    with bare_server(tmp_path, "-c", str(path)) as url:
         async with connected(url, asked) as bus:
             assert bus.state.connected
         if first != "true":  # it waits a while for TLS, and then greets whoever said nothing

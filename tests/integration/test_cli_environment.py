@@ -7,24 +7,21 @@ import secrets
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from bridge.bus.server_binary import find_server
 from bridge.cli.main import cli
 from bridge.cli.maps import find_pins, list_maps
 from bridge.errors import Exit
 from bridge.kernel.maps import KernelMap, create_map
 from bridge.kernel.maptypes import MapType
 from bridge.model import MapInfo
+from tests.server_kit import bare_server
 
 ENTRIES = 1009
-SERVER_SECONDS_MAX = 30.0
 
 
 @pytest.fixture
@@ -61,25 +58,6 @@ def problems_of(config: Path) -> dict[str, str]:
     assert result.exit_code == Exit.CONFIG, result.output
     error = json.loads(result.stderr.splitlines()[-1])["error"]
     return {problem["path"]: problem["reason"] for problem in error["problems"]}
-
-
-@contextmanager
-def nats_server(directory: Path, *options: str) -> Iterator[str]:
-    """A server on a free port; its URL once it answers."""
-    ports = directory / "ports"
-    ports.mkdir()
-    command = [str(find_server().path), "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", ports]
-    process = subprocess.Popen([*map(str, command), *options], stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + SERVER_SECONDS_MAX
-        while not (files := list(ports.glob("*.ports"))) or not files[0].read_text():
-            assert time.monotonic() < deadline, "nats-server did not start"
-            assert process.poll() is None, "nats-server ended"
-            time.sleep(0.02)
-        yield str(json.loads(files[0].read_text())["nats"][0])
-    finally:
-        process.kill()
-        process.wait()
 
 
 def test_maps_lists_a_map_with_its_shape_and_all_its_pins(pinned: KernelMap, folder: Path) -> None:
@@ -126,7 +104,7 @@ def test_pins_of_other_things_are_left_out(pinned: KernelMap, folder: Path) -> N
 
 
 def test_check_passes_with_maps_and_a_broker(pinned: KernelMap, folder: Path, config: Path) -> None:
-    with nats_server(config.parent, "-js", "-sd", str(config.parent / "js")) as url:
+    with bare_server(config.parent, "-js", "-sd", str(config.parent / "js")) as url:
         write(config, f'url = "{url}"', f'pin = "{folder}/one"')
         result = CliRunner().invoke(cli, ["check", "-c", str(config)])
     assert (result.exit_code, result.stderr) == (0, "")
@@ -157,7 +135,7 @@ def test_check_tells_all_that_is_wrong_with_the_machine(
 
 
 def test_check_tells_that_a_broker_has_no_jetstream(config: Path) -> None:
-    with nats_server(config.parent) as url:
+    with bare_server(config.parent) as url:
         write(config, f'url = "{url}"')
         assert "has no JetStream" in problems_of(config)["broker"]
 
