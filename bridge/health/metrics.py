@@ -110,6 +110,23 @@ _STATE: tuple[Spec, ...] = (
         readings.blocked,
     ),
     Spec("map_parked_nodes", GAUGE, "", BY_MAP, "nodes whose layout does not fit", readings.parked),
+    Spec(
+        "verify_drift_keys",
+        GAUGE,
+        "",
+        BY_MAP,
+        "keys that differed between nodes when `mapbridge verify` compared the map last; absent: "
+        "not since this bridge began",
+        of_maps("verified", "drift"),
+    ),
+    Spec(
+        "verify_timestamp_seconds",
+        GAUGE,
+        "seconds",
+        BY_MAP,
+        "when it was compared last, since 1970; absent: as above",
+        of_maps("verified", "at"),
+    ),
 )
 
 _BY_QUEUE = ("map", "queue")

@@ -49,6 +49,10 @@ class Pair:
             told = json.load(answer)
         return {node["node"]: node for node in told["nodes"]}
 
+    def metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
 
 @pytest.fixture
 def pair(rig: Rig) -> Pair:
@@ -147,11 +151,15 @@ def test_status_of_all_nodes_with_drift_and_a_silent_one(pair: Pair) -> None:
         ("a", True, None),
         ("b", True, None),
     ]
+    assert "mapbridge_verify_drift_keys{" not in pair.metrics()
     assert mapbridge("verify", pair.name, *config).returncode == 0
     until(
         lambda: all(row["verified"] and row["verified"]["drift"] == 0 for row in rows()),  # type: ignore[index]
         "what the comparison found",
     )
+    metrics = pair.metrics()
+    assert f'mapbridge_verify_drift_keys{{map="{pair.name}"}} 0.0' in metrics
+    assert f'mapbridge_verify_timestamp_seconds{{map="{pair.name}"}} 1' in metrics
     pair.b.process.kill()
     pair.b.process.wait()
     told = mapbridge("status", "--nodes", *config)

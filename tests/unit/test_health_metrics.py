@@ -44,8 +44,14 @@ DOCUMENT: dict[str, object] = {
             "capture": {"changes": 101, "scanned": 31, "repaired": 7, "losses": {"fault": 17}},
             "published": {"seconds": 0.75, "durations": {"0.5": 2, "1.0": 3, "+Inf": 1}},
             "apply": {"updated": 53, "p99_seconds": None, "written_at": 0},
+            "verified": {"at": 1_700_000_000.5, "drift": 19, "nodes": 3},
         },
-        "waiting": {"state": "waiting", "synced": False, "behind_seconds": None},
+        "waiting": {
+            "state": "waiting",
+            "synced": False,
+            "behind_seconds": None,
+            "verified": None,
+        },
     },
 }
 
@@ -102,6 +108,10 @@ def test_numbers_are_those_of_the_document() -> None:
     assert found["mapbridge_publish_duration_seconds_bucket", "1.0", odd] == 5
     assert found["mapbridge_publish_duration_seconds_count", odd] == 6
     assert found["mapbridge_publish_duration_seconds_sum", odd] == 0.75
+    assert found["mapbridge_verify_drift_keys", odd] == 19
+    assert found["mapbridge_verify_timestamp_seconds", odd] == 1_700_000_000.5
+    assert ("mapbridge_verify_drift_keys", "waiting") not in found
+    assert ("mapbridge_verify_timestamp_seconds", "waiting") not in found
     assert found["mapbridge_map_synced", "waiting"] == 0
     assert ("mapbridge_map_behind_seconds", "waiting") not in found
     assert ("mapbridge_last_applied_timestamp_seconds", odd) not in found
