@@ -20,7 +20,7 @@ from bridge.wire.codec import row_bytes
 ROWS_PER_MESSAGE_MAX = 1 << 18
 # From this rate on a message waits for company, so that the next one is sent no sooner than so long
 # after the one before: each costs all processes on its way about as much as a thousand changes.
-COMPANY_RATE = 50_000  # changes per second
+COMPANY_RATE = 20_000  # changes per second
 COMPANY_SECONDS = 0.002
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0)  # seconds
 _BUCKETS = (*map(str, DURATIONS), "+Inf")
