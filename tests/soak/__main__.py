@@ -28,7 +28,7 @@ from bridge.rig.nodes import CLUSTER
 from bridge.wire.subjects import stream_name
 from tests.chaos.faults import FAULTS, Stage
 from tests.chaos.rounds import Round, line_of, open_stage, play
-from tests.soak.curves import BOUNDS, Growth, Sampler, judge_growth, write_csv
+from tests.soak.curves import BOUNDS, Growth, Sampler, judge_growth, warm_up, write_csv
 from tests.soak.plot import draw
 from tests.soak.reloads import without_spare
 
@@ -83,7 +83,8 @@ def main() -> int:
                 write_csv(sampler.samples, options.out / "samples.csv")
             seconds = time.monotonic() - began
     memory = replace(BOUNDS["memory_mb"], amount=options.memory_mb)
-    growth = judge_growth(sampler.samples, seconds, {**BOUNDS, "memory_mb": memory})
+    warm = warm_up(seconds, _full_at(rounds, stored))
+    growth = judge_growth(sampler.samples, seconds, warm, {**BOUNDS, "memory_mb": memory})
     draw(sampler.samples, rounds, options.out / "curves.png")
     good = _good([done for _, done in rounds], growth) and not broken
     good &= all(found <= STORED_MB_MAX for found in stored)
@@ -91,6 +92,7 @@ def main() -> int:
         "seconds": round(seconds, 1),
         "seed": options.seed,
         "reloads": reloads,
+        "warm_up_seconds": round(warm, 1),
         "good": good,
         "broken": broken,
         "growth": [asdict(found) for found in growth],
@@ -127,6 +129,12 @@ async def _bound_log(urls: list[str]) -> None:
         await stream.update_stream(info.config)
     finally:
         await connection.close()
+
+
+def _full_at(rounds: Sequence[tuple[float, Round]], stored: Sequence[int]) -> float:
+    """When the servers had as much on their disks as the log may hold; 0: never."""
+    found = zip(rounds, stored, strict=True)
+    return next((at for (at, _), mb in found if mb >= LOG_BYTES >> 20), 0.0)
 
 
 def _good(rounds: Sequence[Round], growth: Sequence[Growth]) -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from bridge.rig.nodes import NodeFailedError, NodeProcess
 
-WARM_UP_SHARE = 0.2  # of the run: caches, histories and pools fill; not judged
+WARM_UP_SHARE = 0.2  # of the run at least: caches, histories and pools fill; not judged
 WARM_UP_SECONDS_MAX = 300.0
+FULL_SHARE_MAX = 0.4  # of the run at most, while the log is not full yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,18 @@ def lives_of(samples: Sequence[Sample]) -> dict[tuple[str, int], list[Sample]]:
     return dict(lives)
 
 
+def warm_up(seconds: float, full_at: float) -> float:
+    """How much of a run of ``seconds`` is not judged; ``full_at``: when the log was full.
+
+    Until then nothing is steady: only afterwards does a node that comes back need a snapshot, and
+    does a bridge meet holes.
+    """
+    least = min(seconds * WARM_UP_SHARE, WARM_UP_SECONDS_MAX)
+    return max(least, min(full_at, seconds * FULL_SHARE_MAX))
+
+
 def judge_growth(
-    samples: Sequence[Sample], seconds: float, bounds: Mapping[str, Bound]
+    samples: Sequence[Sample], seconds: float, warm: float, bounds: Mapping[str, Bound]
 ) -> list[Growth]:
     """Every bound of every process that lived from the warm-up to the end of a run of ``seconds``.
 
@@ -136,7 +147,6 @@ def judge_growth(
     in the last. What backlogs took, and what the allocator keeps of it for a while (up to 64 MB),
     comes and goes; a leak lifts the floor.
     """
-    warm = min(seconds * WARM_UP_SHARE, WARM_UP_SECONDS_MAX)
     third = (seconds - warm) / 3
     found = []
     for (node, process), life in lives_of(samples).items():

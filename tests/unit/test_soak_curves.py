@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.soak.curves import BOUNDS, Sample, judge_growth
+from tests.soak.curves import BOUNDS, Sample, judge_growth, warm_up
 
-SECONDS = 1800
+SECONDS, WARM = 1800, 300.0
 
 
 def life(
@@ -20,7 +20,7 @@ def life(
 
 
 def verdict(samples: list[Sample]) -> dict[str, bool]:
-    return {found.of: found.good for found in judge_growth(samples, SECONDS, BOUNDS)}
+    return {found.of: found.good for found in judge_growth(samples, SECONDS, WARM, BOUNDS)}
 
 
 def test_a_flat_curve_is_good() -> None:
@@ -44,3 +44,8 @@ def test_a_slow_leak_is_found(mb_per_minute: float) -> None:
 def test_a_process_that_lived_for_a_part_is_not_judged() -> None:
     parts = life(lambda at: 0.1 * at, 0, 900, 1) + life(lambda at: 0.1 * at, 900, SECONDS, 2)
     assert verdict(parts) == {}
+
+
+@pytest.mark.parametrize(("full_at", "warm"), [(0.0, 300.0), (400.0, 400.0), (1500.0, 720.0)])
+def test_the_warm_up_ends_when_the_log_is_full(full_at: float, warm: float) -> None:
+    assert warm_up(SECONDS, full_at) == warm
