@@ -78,4 +78,4 @@ def without_password(text: str) -> str:
     if not mark or ":" not in text:
         return text
     scheme = _SCHEME.match(identity)
-    return f"{scheme[0] if scheme else ''}…@{rest}"
+    return f"{scheme[0] if scheme else ''}***@{rest}"
