@@ -197,7 +197,7 @@ def test_config_show_hides_passwords(runner: CliRunner, tmp_path: Path) -> None:
     for extra in ([], ["--json"]):
         result = runner.invoke(main.cli, ["config", "show", "-c", str(file), *extra])
         assert result.exit_code == 0
-        assert "nats://…@h:1" in result.stdout
+        assert "nats://***@h:1" in result.stdout
         assert "secret" not in result.stdout
         assert "1048576" in result.stdout
 

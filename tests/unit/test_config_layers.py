@@ -166,7 +166,7 @@ def test_show_tells_origins(file: Path) -> None:
     assert done.exit_code == 0, done.output
     rows = [line.split() for line in done.stdout.splitlines()]
     assert ["node.name", "x", "--set"] in rows
-    assert ["broker.url", "nats://…@env", "MAPBRIDGE_BROKER_URL"] in rows
+    assert ["broker.url", "nats://***@env", "MAPBRIDGE_BROKER_URL"] in rows
     assert ["capture.ring", "16MiB", "default"] in rows
     assert ["maps[0].pin", "/one", f"{file}:11"] in rows
     assert "secret" not in done.output
