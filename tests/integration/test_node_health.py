@@ -72,6 +72,8 @@ def test_every_path_of_a_running_node(rig: Rig, tmp_path: Path) -> None:
     told = orjson.loads(mapbridge("status", "-c", str(node.config_path), "--json").stdout)
     assert status.keys() == told.keys()
     assert status["maps"].keys() == {name, late}
+    assert mapbridge("verify", name, "-c", str(node.config_path)).returncode == 0
+    until(lambda: b"verify_drift_keys{" in get(path, "/metrics")[1], "the verdict")
     metrics = get(path, "/metrics")[1].decode()
     assert f'mapbridge_apply_deltas_total{{map="{name}",result="updated"}} 53.0' in metrics
     assert f'mapbridge_map_synced{{map="{name}"}} 1.0' in metrics
