@@ -19,6 +19,7 @@ from bridge.config.problems import ConfigError, Problem
 from bridge.config.settings import Config
 from bridge.core.snapshots import Triggers
 from bridge.errors import BridgeError
+from bridge.node.allocator import give_back_memory
 from bridge.node.announcing import Announcer
 from bridge.node.broker import Broker, connect
 from bridge.node.capturing import Capturing
@@ -140,12 +141,14 @@ class Node:
         control = asyncio.create_task(self._control().run(), name="control")
         service = asyncio.create_task(self._service().run(), name="service")
         reloads = asyncio.create_task(self._reloader.run(), name="reloads")
+        # Not before capabilities were dropped: the thread that it takes would keep them.
+        memory = asyncio.create_task(give_back_memory(), name="memory")
         looking = watch_neighbours(
             self._broker.bus, self._config.node.cluster, self._health.neighbours
         )
         neighbours = asyncio.create_task(looking, name="neighbours")
         stopping = asyncio.create_task(stop.wait(), name="stop")
-        everything = [fleet, status, control, service, reloads, neighbours, stopping]
+        everything = [fleet, status, control, service, reloads, memory, neighbours, stopping]
         running = set(everything)
         try:
             failure: BaseException | None = None

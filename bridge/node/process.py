@@ -10,7 +10,7 @@ from collections.abc import Callable
 from bridge.config.settings import CaptureMode, Config
 from bridge.errors import PrivilegeError
 from bridge.kernel.features import Answer, Capability, Probes
-from bridge.node.allocator import give_back_memory, tune_allocator
+from bridge.node.allocator import tune_allocator
 from bridge.node.instance import StateDirectory
 from bridge.node.node import Node
 from bridge.node.report import Report
@@ -42,11 +42,7 @@ async def run_node(
     with StateDirectory(config.node.state_directory) as state:
         node = Node(config, report, state, reread, dry_run=dry_run)
         loop.add_signal_handler(signal.SIGHUP, node.reload)
-        giving_back = asyncio.create_task(give_back_memory(), name="memory")
-        try:
-            await node.run(stop)
-        finally:
-            giving_back.cancel()
+        await node.run(stop)
 
 
 def _require_privileges(config: Config) -> None:
