@@ -104,22 +104,24 @@ def judge(loads: Sequence[Load]) -> Verdict:
     others = [load.churn.loaded.map(MAP) for load in loads[1:]]
     differences = [compare(first, other) for other in others]
     drift = sum(found.missing + found.wrong + found.extra for found in differences)
-    return Verdict(lost=_lost(loads), drift=drift)
+    return Verdict(lost=sum(map(sum, lost_by_writer(loads))), drift=drift)
 
 
-def _lost(loads: Sequence[Load]) -> int:
+def lost_by_writer(loads: Sequence[Load]) -> list[list[int]]:
+    """For each map, how many of each writer's own keys it does not hold as written last."""
     wanted = [load.foretold() for load in loads]
-    lost = 0
+    lost = []
     for holder in loads:
+        lost.append([0] * len(loads))
         keys, values = read_entries(holder.churn.loaded.map(MAP))
         numbers = keys.view(np.uint64)[:, 0]
         order = np.argsort(numbers)
         numbers, sequences = numbers[order], values.view(np.uint64)[order, 2]
-        for number, (expected, last) in enumerate(wanted):
+        for number, (expected, newest) in enumerate(wanted):
             low = np.searchsorted(numbers, (number + 1) * (1 << 24))
             high = np.searchsorted(numbers, (number + 2) * (1 << 24))
             found = dict(zip(numbers[low:high].tolist(), sequences[low:high].tolist(), strict=True))
-            right = dict(zip(expected.tolist(), last.tolist(), strict=True))
-            lost += sum(found.get(key) != sequence for key, sequence in right.items())
-            lost += sum(key not in right for key in found)
+            right = dict(zip(expected.tolist(), newest.tolist(), strict=True))
+            lost[-1][number] += sum(found.get(key) != last for key, last in right.items())
+            lost[-1][number] += sum(key not in right for key in found)
     return lost

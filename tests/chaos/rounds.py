@@ -21,7 +21,7 @@ from bridge.kernel.objects import default_cache
 from bridge.rig.claim import Claim
 from bridge.rig.compare import compare
 from tests.chaos.faults import FAULTS, SETTLE_SECONDS_MAX, Stage
-from tests.chaos.load import Load, Verdict, judge
+from tests.chaos.load import Load, Verdict, judge, lost_by_writer
 from tests.chaos.servers import ServerCluster
 
 NODES = 3
@@ -153,8 +153,11 @@ def _explain(stage: Stage) -> None:
     for key in sorted(keys):
         held = [kernel_map.lookup(key) for kernel_map in maps]
         print(f"differs: {key.hex()}: {[v and v.hex() for v in held]}", file=sys.stderr)
+    for what, loads in (("maps", stage.loads), ("spare maps", stage.spares)):
+        if loads:
+            print(f"lost in {what}, by writer: {lost_by_writer(loads)}", file=sys.stderr)
     for node in stage.nodes:
-        print(json.dumps({node.name: node.map_status()}), file=sys.stderr)
+        print(json.dumps({node.name: node.status()}), file=sys.stderr)
 
 
 def line_of(done: Round) -> str:
