@@ -20,6 +20,7 @@ U8 = npt.NDArray[np.uint8]
 U32 = npt.NDArray[np.uint32]
 U64 = npt.NDArray[np.uint64]
 Rows = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
 
 KEY_SIZE_MAX = 512  # the key of a map helper call must fit the BPF stack (MAX_BPF_STACK)
 VALUE_SIZE_MAX = 65_536

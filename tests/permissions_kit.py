@@ -7,8 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from bridge.access import Access, Secret
 from bridge.bus.connection import BusSettings
+from bridge.bus.link import ForbiddenError
+from bridge.bus.nats_bus import open_bus
 from bridge.node.access import inbox_prefix
 from bridge.rig.broker import ServerThread
 from bridge.rig.nodes import CLUSTER
@@ -64,3 +68,15 @@ def guarded(directory: Path, users: Mapping[str, Sequence[str]]) -> Iterator[Gua
             yield Guarded(rig)
         finally:
             rig.close()
+
+
+async def expect_forbidden(on: Guarded, name: str, subject: str) -> None:
+    """The user may not publish to the subject, and is told so at once."""
+    bus = await open_bus(on.settings(name))
+    try:
+        link = await bus.link()
+        with pytest.raises(ForbiddenError) as caught:
+            await link.request(subject, b"{}")
+        assert f'{REFUSED} for publish to "{subject.lower()}"' in str(caught.value)
+    finally:
+        await bus.close()

@@ -19,12 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.core.keys import hash_rows
-from bridge.model import U8, U64
+from bridge.model import U8, U64, Flags
 
 BUCKETS_MAX = 4_096
 _ORDER = np.uint64(0x9E3779B97F4A7C15)
-
-Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(slots=True)

@@ -7,12 +7,9 @@ come back (``resolve``) or the key is read again (``take``).
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
 from bridge.core.keys import KeySet, last_rows
-from bridge.model import U8
-
-Flags = npt.NDArray[np.bool_]
+from bridge.model import U8, Flags
 
 
 class DirtyKeys:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from bridge.core.dirty import DirtyKeys, Flags
+from bridge.core.dirty import DirtyKeys
 from bridge.core.keys import KeySet
 from bridge.core.overlaps import Overlaps
 from bridge.core.touches import FOREVER, Touches
-from bridge.model import U8, DeltaBatch
+from bridge.model import U8, DeltaBatch, Flags
 
 
 class Doubts:

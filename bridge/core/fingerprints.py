@@ -23,10 +23,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from bridge.core.foldpart import CollisionError, Flags, FoldPart, Noted
+from bridge.core.foldpart import CollisionError, FoldPart, Noted
 from bridge.core.keys import SEED, KeySet, equal_rows, hash_rows
 from bridge.core.scanrows import ScanChunk, ScanSlice, cut_slices
-from bridge.model import U8, U64, DeltaBatch, Op
+from bridge.model import U8, U64, DeltaBatch, Flags, Op
 
 _UNSORTED_ROWS_MAX = 65_536  # changes that wait to be sorted into the ranges
 _WAITING_ROWS = 16_384  # changes beside a range that are worth a merge

@@ -12,12 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from bridge.core.keys import equal_rows
-from bridge.model import U8, U64, Rows
+from bridge.model import U8, U64, Flags, Rows
 
-Flags = npt.NDArray[np.bool_]
 ROWS_MAX = 32_768  # of a range; beyond it is split
 
 

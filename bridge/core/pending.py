@@ -6,12 +6,9 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bridge.core.keys import KeySet
-from bridge.model import U8, U64, DeltaBatch
-
-Flags = npt.NDArray[np.bool_]
+from bridge.model import U8, U64, DeltaBatch, Flags
 
 
 @dataclass(frozen=True, slots=True)

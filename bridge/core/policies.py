@@ -23,9 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bridge.core.keys import SEED, hash_rows
-from bridge.model import U8, U64, ConflictPolicy, DeltaBatch, Op
+from bridge.model import U8, U64, ConflictPolicy, DeltaBatch, Flags, Op
 
-Flags = npt.NDArray[np.bool_]
 Index = npt.NDArray[np.intp]
 _RECENT_MIN = 4_096
 _OF_NUMBERS = (ConflictPolicy.MAX, ConflictPolicy.SUM)

@@ -7,7 +7,7 @@ in, and the ranges of the slices cover all hashes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -99,9 +99,7 @@ def cut_slices(chunks: list[ScanChunk], slices_min: int, nothing: ScanChunk) -> 
             if at[number + 1] > at[number]
         ]
         found = ScanChunk.joined(parts) if parts else nothing
-        if found.seed != seed:
-            found = ScanChunk(seed, found.hashes, found.keys, found.values, found.value_hashes)
-        yield ScanSlice(number * step, (number + 1) * step - 1, found)
+        yield ScanSlice(number * step, (number + 1) * step - 1, replace(found, seed=seed))
 
 
 def _join(chunks: list[ScanChunk]) -> Iterator[ScanChunk]:

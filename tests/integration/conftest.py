@@ -1,4 +1,4 @@
-"""A server for a module's tests, and whole nodes on it or on a server of the test's own."""
+"""A server for a module's tests, whole nodes on it or on one of the test's own, and probes."""
 
 from __future__ import annotations
 
@@ -8,9 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from bridge.capture.probes import ProbeCapture
 from bridge.rig.broker import ServerThread
+from tests.capture_kit import started
 from tests.integration.kernel_support import pin_folder
 from tests.node_kit import Rig
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
+    """One object for all tests of a module: compiling is what costs."""
+    with started(tmp_path_factory.mktemp("cache")) as probes:
+        yield probes
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ from tests.integration.test_syscall_capture import *  # noqa: F403
 PERF_PAGES = 2048  # of each CPU: the ring's size in those tests
 
 
-@pytest.fixture(scope="module")  # type: ignore[no-redef]
+@pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
     """One object for all tests: compiling is what costs."""
     cache = tmp_path_factory.mktemp("cache")

@@ -6,7 +6,6 @@ Other modules run the same tests with perf buffers, and in a guest by kprobes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,19 +26,11 @@ from tests.capture_kit import (
     in_thread,
     number,
     rows,
-    started,
     watched,
 )
 from tests.integration.kernel_support import needs
 
 pytestmark = needs(Capability.CAP_BPF, Capability.CAP_PERFMON)
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
-    """One object for all tests: compiling is what costs."""
-    with started(tmp_path_factory.mktemp("cache")) as probes:
-        yield probes
 
 
 def test_another_descriptor_of_the_same_map(capture: ProbeCapture) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from bridge.bus.link import ForbiddenError
 from bridge.bus.nats_bus import open_bus
 from bridge.bus.nats_snapshots import NatsSnapshotStore
 from bridge.bus.permissions import Kind, permissions
@@ -19,7 +18,7 @@ from bridge.node.access import inbox_prefix
 from bridge.rig.nodes import CLUSTER
 from tests.bus_kit import eventually
 from tests.node_kit import DEADLINE_SECONDS, content, fill, mapbridge, until
-from tests.permissions_kit import REFUSED, Guarded, guarded
+from tests.permissions_kit import Guarded, expect_forbidden, guarded
 
 LOG, SNAPSHOTS = f"MAPBRIDGE_{CLUSTER}", f"MAPBRIDGE-SNAPSHOTS_{CLUSTER}"
 USERS = {"a": [], "b": [], "eye": ["--for", "observer"], "op": ["--for", "operator"]}
@@ -84,14 +83,7 @@ FORBIDDEN = {
 
 @pytest.mark.parametrize("subject", FORBIDDEN.values(), ids=FORBIDDEN.keys())
 async def test_what_a_node_may_not(cluster: Cluster, subject: str) -> None:
-    bus = await open_bus(cluster.on.settings("b"))
-    try:
-        link = await bus.link()
-        with pytest.raises(ForbiddenError) as caught:
-            await link.request(subject, b"{}")
-        assert f'{REFUSED} for publish to "{subject.lower()}"' in str(caught.value)
-    finally:
-        await bus.close()
+    await expect_forbidden(cluster.on, "b", subject)
 
 
 async def test_a_node_cannot_listen_to_others_or_roll_up(cluster: Cluster) -> None:

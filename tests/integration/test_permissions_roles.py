@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import pytest
 
 from bridge.bus.board import board_stream, board_subject
-from bridge.bus.link import ForbiddenError
 from bridge.bus.nats_bus import open_bus
 from bridge.bus.schemas import SchemaStore
 from bridge.errors import Exit
@@ -25,7 +24,7 @@ from bridge.wire.subjects import (
 from tests.bus_kit import eventually
 from tests.integration.kernel_support import rows_of
 from tests.node_kit import KEY, content, fill, mapbridge, until
-from tests.permissions_kit import REFUSED, Guarded, guarded
+from tests.permissions_kit import REFUSED, Guarded, expect_forbidden, guarded
 
 TYPES = "struct flow { __u32 n[4]; }; struct count { __u64 n[3]; };"
 LAYOUT = f'[maps.layout]\ntypes = "{TYPES}"\nkey = "struct flow"\nvalue = "struct count"\n'
@@ -200,14 +199,7 @@ FORBIDDEN = [
 
 @pytest.mark.parametrize(("name", "subject"), FORBIDDEN)
 async def test_what_is_refused(cluster: Cluster, name: str, subject: str) -> None:
-    bus = await open_bus(cluster.on.settings(name))
-    try:
-        link = await bus.link()
-        with pytest.raises(ForbiddenError) as caught:
-            await link.request(subject, b"{}")
-        assert f'{REFUSED} for publish to "{subject.lower()}"' in str(caught.value)
-    finally:
-        await bus.close()
+    await expect_forbidden(cluster.on, name, subject)
 
 
 @pytest.mark.parametrize("name", ["eye", "feeder", "op", "b"])

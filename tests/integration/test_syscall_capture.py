@@ -11,7 +11,6 @@ import mmap
 import struct
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -34,20 +33,12 @@ from tests.capture_kit import (
     is_present,
     number,
     rows,
-    started,
     wait_for,
     watched,
 )
 from tests.integration.kernel_support import needs
 
 pytestmark = needs(Capability.CAP_BPF, Capability.CAP_PERFMON)
-
-
-@pytest.fixture(scope="module")
-def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
-    """One object for all tests: compiling is what costs."""
-    with started(tmp_path_factory.mktemp("cache")) as probes:
-        yield probes
 
 
 @pytest.mark.parametrize(("key_size", "value_size"), [(4, 8), (5, 3), (1, 1), (16, 56), (512, 77)])

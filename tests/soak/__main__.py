@@ -86,8 +86,8 @@ def main() -> int:
     warm = warm_up(seconds, _full_at(rounds, stored))
     growth = judge_growth(sampler.samples, seconds, warm, {**BOUNDS, "memory_mb": memory})
     draw(sampler.samples, rounds, options.out / "curves.png")
-    good = _good([done for _, done in rounds], growth) and not broken
-    good &= all(found <= STORED_MB_MAX for found in stored)
+    bounded = all(found <= STORED_MB_MAX for found in stored)
+    good = _good([done for _, done in rounds], growth) and bounded and not broken
     report = {
         "seconds": round(seconds, 1),
         "seed": options.seed,

@@ -16,7 +16,7 @@ from tests.vm.features import FEATURE, require_feature
 pytestmark = pytest.mark.vm
 
 
-@pytest.fixture(scope="module", params=[Mode.FENTRY, Mode.KPROBE])  # type: ignore[no-redef]
+@pytest.fixture(scope="module", params=[Mode.FENTRY, Mode.KPROBE])
 def capture(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ProbeCapture]:
