@@ -16,13 +16,12 @@ from nats import errors as nats_errors
 
 from bridge.bus.link import Reply, RequestError
 from bridge.bus.nats_bus import NatsBus
-from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
+from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, LogSettings
 from bridge.errors import UnavailableError
 from bridge.wire.subjects import SubjectError, check_token, escape, unescape
 
 VALID_SECONDS = 30
 _NS = 1_000_000_000
-_NO_MESSAGE = 10037
 
 
 class BoardError(UnavailableError):
@@ -90,7 +89,7 @@ class SyncBoard:
         found = []
         for subject in sorted(reply.section("state", "subjects")):
             last = await self._call("STREAM.MSG.GET", last_by_subj=subject)
-            if last.error_code != _NO_MESSAGE:
+            if last.error_code != NO_MESSAGE:
                 found.append(self.read(subject, last.text("message", "data")))
         return [standing for standing in found if standing is not None]
 

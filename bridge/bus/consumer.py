@@ -154,25 +154,16 @@ class OrderedConsumer:
             return
         self._silent_ticks += 1
         if self._silent_ticks > _SILENT_TICKS_MAX:
-            self._doubt("no heartbeat")
+            self.doubt("no heartbeat")
         now = asyncio.get_running_loop().time()
         if any(overdue < now for overdue in self._requests.values()):
-            self._doubt("a request did not end")
+            self.doubt("a request did not end")
 
     async def close(self) -> None:
         """Stop listening."""
         raw, self._raw = self._raw, None
         if raw is not None and self._link.alive:
             await self._link.unsubscribe(raw)
-
-    async def caught_up(self) -> bool:
-        """Whether the server has nothing for us that did not come; a missing one is a doubt."""
-        info = await self._link.call(f"{self._api}.CONSUMER.INFO.{self._stream}.{self._name}")
-        if info.error_code:
-            self._doubt(f"consumer is gone: {info.error}")
-            return False
-        delivered = info.number("delivered", "consumer_seq")
-        return delivered == self._consumed and info.number("num_pending") == 0
 
     async def remove(self) -> None:
         """Remove the consumer from the server; it would vanish by itself after a while."""
@@ -196,15 +187,15 @@ class OrderedConsumer:
         elif len(tokens) >= _ACK_TOKENS_WITH_DOMAIN:
             fields = tokens[7:11]
         else:
-            self._doubt(f"a message without its place (got {message.reply!r})")
+            self.doubt(f"a message without its place (got {message.reply!r})")
             return
         try:
             sequence, consumed, stored_at_ns, pending = (int(field) for field in fields)
         except ValueError:
-            self._doubt(f"a message whose place is none (got {message.reply!r})")
+            self.doubt(f"a message whose place is none (got {message.reply!r})")
             return
         if consumed != self._consumed + 1 or sequence <= self._after:
-            self._doubt(f"messages missing ({consumed} came behind {self._consumed})")
+            self.doubt(f"messages missing ({consumed} came behind {self._consumed})")
             return
         self._consumed = consumed
         self._after = sequence
@@ -220,15 +211,16 @@ class OrderedConsumer:
             status == "409" and ("exceeds maxbytes" in text.lower() or "batch" in text.lower())
         )
         if not normal:
-            self._doubt(f"status {status} {text}")
+            self.doubt(f"status {status} {text}")
             return
         self._requests.pop(message.subject, None)
         self.attention.set()
 
     def _lost(self) -> None:
-        self._doubt("connection lost")
+        self.doubt("connection lost")
 
-    def _doubt(self, reason: str) -> None:
+    def doubt(self, reason: str) -> None:
+        """This consumer is to be given up."""
         if not self.doubted:
             self.reason = reason
             self.doubted = True

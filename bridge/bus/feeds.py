@@ -16,7 +16,7 @@ from nats import errors as nats_errors
 from bridge.bus.link import ForbiddenError, Link, Reply, RequestError, stored_header
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import FencedError, LogUnavailableError
-from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
+from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, LogSettings
 from bridge.wire.subjects import (
     HEADER_EXPECTED_LAST,
     HEADER_LAYOUT,
@@ -27,7 +27,6 @@ from bridge.wire.subjects import (
     feed_subject,
 )
 
-_NO_MESSAGE = 10037
 _NS = 1_000_000_000
 _PAUSE_SECONDS_MIN = 0.05
 _PAUSE_SECONDS_MAX = 2.0
@@ -159,7 +158,7 @@ class FeedPublisher:
         if reply.error_code == STREAM_NOT_FOUND:  # somebody has deleted it
             await self._ensure(link)
             return 0, None
-        if reply.error_code == _NO_MESSAGE:
+        if reply.error_code == NO_MESSAGE:
             return 0, None
         if reply.error_code:
             raise RequestError(f"stream {self._stream}: {reply.error}", sent=True)

@@ -19,6 +19,7 @@ from bridge.bus.protocol import (
     MessageTooLargeError,
 )
 from bridge.bus.streams import (
+    NO_MESSAGE,
     STREAM_NOT_FOUND,
     LogReport,
     LogSettings,
@@ -37,7 +38,6 @@ from bridge.wire.subjects import (
     stream_name,
 )
 
-_NO_MESSAGE = 10037
 _TOO_LARGE = 10054
 _MISSING_MAX = 20  # failures in a row with "no such stream" before it is believed
 _PAUSE_SECONDS = 0.2
@@ -211,7 +211,7 @@ class _NatsStore:
 
     async def last(self, subject: str) -> Last | None:
         reply = await self._call(f"{self._api}.STREAM.MSG.GET.{self._stream}", last_by_subj=subject)
-        if reply.error_code == _NO_MESSAGE:
+        if reply.error_code == NO_MESSAGE:
             return None
         if reply.error_code:
             raise AttemptError(reply.error)
@@ -220,7 +220,7 @@ class _NatsStore:
 
     async def stored_at(self, sequence: int) -> int | None:
         reply = await self._call(f"{self._api}.STREAM.MSG.GET.{self._stream}", seq=sequence)
-        if reply.error_code in (_NO_MESSAGE, STREAM_NOT_FOUND):
+        if reply.error_code in (NO_MESSAGE, STREAM_NOT_FOUND):
             return None
         if reply.error_code:
             raise AttemptError(reply.error)

@@ -17,10 +17,9 @@ from bridge.bus.link import Link, Reply, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES
 from bridge.bus.snapshots import SnapshotConflictError, SnapshotStoreError, Stored
-from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
+from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, LogSettings
 from bridge.wire.subjects import HEADER_EXPECTED_LAST, snapshot_stream_name, snapshots_filter
 
-_NO_MESSAGE = 10037
 _WRONG_LAST = 10071
 _BUFFER_BYTES_MAX = 2 * REQUEST_BYTES_MIN
 _SILENCE_SECONDS_MAX = 15.0
@@ -51,7 +50,7 @@ class NatsSnapshotStore:
 
     async def last(self, subject: str) -> Stored | None:
         reply = await self._call(f"STREAM.MSG.GET.{self._stream}", last_by_subj=subject)
-        if reply.error_code in (_NO_MESSAGE, STREAM_NOT_FOUND):
+        if reply.error_code in (NO_MESSAGE, STREAM_NOT_FOUND):
             return None
         if reply.error_code:
             raise SnapshotStoreError(f"stream {self._stream}: {reply.error}")

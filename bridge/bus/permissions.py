@@ -102,7 +102,7 @@ def permissions(
             ("STREAM.INFO", read),
             ("STREAM.MSG.GET", read),
             ("STREAM.CREATE", made if creates else []),
-            *((f"CONSUMER.{verb}", consumed) for verb in ("CREATE", "DELETE", "INFO", "MSG.NEXT")),
+            *((f"CONSUMER.{verb}", consumed) for verb in ("CREATE", "DELETE", "MSG.NEXT")),
         ):
             for stream in streams:
                 publish += [f"{api}.{verb}.{stream}{end}" for end in _ends(verb)]

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from bridge.bus.link import ForbiddenError, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import LogUnavailableError
+from bridge.bus.streams import NO_MESSAGE
 from bridge.wire.subjects import cluster_filter, stream_name
 
-_NO_MESSAGE = 10037
 _TRIES_MAX = 20
 _PAUSE_SECONDS = 0.25
 
@@ -50,7 +50,7 @@ async def _next_message(bus: NatsBus, cluster: str, sequence: int) -> tuple[int,
         except RequestError as error:
             trouble = str(error)
         else:
-            if reply.error_code == _NO_MESSAGE:
+            if reply.error_code == NO_MESSAGE:
                 return None
             if not reply.error_code:
                 stored = _nanoseconds(reply.text("message", "time"))

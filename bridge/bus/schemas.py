@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from bridge.bus.link import ForbiddenError, Link, Reply, RequestError
 from bridge.bus.nats_bus import NatsBus
 from bridge.bus.protocol import MESSAGE_OVERHEAD_BYTES, LogUnavailableError
-from bridge.bus.streams import STREAM_NOT_FOUND, LogSettings
+from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, LogSettings
 from bridge.wire.subjects import (
     HEADER_EXPECTED_LAST,
     schema_filter,
@@ -25,7 +25,6 @@ from bridge.wire.subjects import (
     schema_subject,
 )
 
-_NO_MESSAGE = 10037
 _WRONG_LAST = 10071
 _STORE_FAILED = 10077
 _SECONDS_MAX = 30.0  # of trying; an election among servers takes about ten
@@ -117,7 +116,7 @@ class SchemaStore:
             except RequestError as error:
                 trouble = str(error)
             else:
-                if reply.error_code in (0, _NO_MESSAGE, STREAM_NOT_FOUND):
+                if reply.error_code in (0, NO_MESSAGE, STREAM_NOT_FOUND):
                     return reply
                 trouble = reply.error
             await asyncio.sleep(_PAUSE_SECONDS)

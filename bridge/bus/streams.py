@@ -13,6 +13,7 @@ from bridge.bus.protocol import BrokerRefusedError, LogState, LogUnavailableErro
 from bridge.errors import BridgeError, Exit
 from bridge.wire.subjects import cluster_filter, stream_name
 
+NO_MESSAGE = 10037
 STREAM_NOT_FOUND = 10059
 _NS = 1_000_000_000
 _FATAL_CODES = {10023, 10028, 10047, 10052, 10065, 10074}

@@ -1,12 +1,7 @@
 """A subscription that survives its consumers: each message of the log once, in order.
 
-Three marks in the log, in this order at all times:
-  verified   everything of ours up to here was received, and nothing had been removed unread
-  received   the last message that came into the buffer; the next consumer starts behind it
-  head       the log's end
-Between verified and received retention may have taken messages before they were read: the server
-skips them without a word. So the log's first sequence is asked for now and then, and when it has
-passed ``verified`` the reader gets a ``Gap``.
+What it knows of the log is in its ``Marks``. The consumer's own server is believed in what it
+sends, never in that there is no more: that is asked of the log's leader.
 """
 
 from __future__ import annotations
@@ -21,6 +16,7 @@ from bridge.bus.connection import Connection, end_task
 from bridge.bus.consumer import DoubtError, OrderedConsumer
 from bridge.bus.inbound import to_item
 from bridge.bus.link import Link, RequestError
+from bridge.bus.marks import Marks
 from bridge.bus.protocol import (
     Broken,
     Gap,
@@ -31,7 +27,7 @@ from bridge.bus.protocol import (
     SubscriptionCounters,
     shared_pause,
 )
-from bridge.bus.streams import STREAM_NOT_FOUND, log_state, nanoseconds
+from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, log_state, nanoseconds
 from bridge.errors import BridgeError, InvariantError
 from bridge.wire.subjects import cluster_filter, map_filter, stream_name
 
@@ -68,17 +64,16 @@ class NatsSubscription:
         self._api = connection.settings.api_prefix
         self._stream = stream_name(cluster)
         self._filters = [map_filter(cluster, m) for m in maps] or [cluster_filter(cluster)]
-        self._received = after
+        self._marks = Marks.behind_place(after)
         self._newest: Raw | None = None  # the last message that came, for its place and time
-        self._verified = after
         self._log_id = log_id
         self._report = report
         self._on_close = on_close
         self._buffer_bytes_max = buffer_bytes_max
         self._buffer = InboundBuffer()
         self._consumer: OrderedConsumer | None = None
-        self._pending = 0
         self._missing = 0
+        self._received_before = -1  # at the last look at the log's end
         self._readers = 0  # of this log, all nodes together
         self._opened = False
         self._closed = False
@@ -101,14 +96,13 @@ class NatsSubscription:
 
     @property
     def pending(self) -> int:
-        if not self._opened:
-            return 1
         consumer = self._consumer
-        return len(self._buffer) + (self._pending if consumer is None else consumer.pending)
+        waiting = len(self._buffer) + (0 if consumer is None else consumer.pending)
+        return max(waiting, 1) if consumer is None or self._marks.behind else waiting
 
     @property
     def read_up_to(self) -> int:
-        return self._verified
+        return self._marks.verified
 
     @property
     def log_id(self) -> str:
@@ -163,9 +157,10 @@ class NatsSubscription:
     async def _live(self, link: Link, consumer: OrderedConsumer) -> str:
         """One consumer's life; why it ended."""
         try:
-            await self._check_log(link)
+            end = (await self._check_log(link)).last
             await self._check_newest(link)
-            await consumer.open(self._received)
+            await self._expect_last(link, end)
+            await consumer.open(self._marks.received)
             self.counters.recreated += self._opened
             self._opened = True
             self._consumer = consumer
@@ -180,7 +175,6 @@ class NatsSubscription:
             raise
         finally:
             self._consumer = None
-            self._pending = consumer.pending
             await consumer.close()
         return consumer.reason
 
@@ -227,7 +221,7 @@ class NatsSubscription:
 
     async def _check_log(self, link: Link) -> LogState:
         """The log is still the one, and holds what comes next; else an error, or a gap."""
-        received = self._received
+        received = self._marks.received
         state = await self._log_state(link)
         if (self._log_id and state.id != self._log_id) or state.last < received:
             raise LogReplacedError(
@@ -235,13 +229,10 @@ class NatsSubscription:
                 f" (ends at {state.last}, read up to {received})"
             )
         self._log_id = state.id
-        if state.first > self._verified + 1:
-            self._buffer.put(Gap(self._verified + 1, state.first - 1))
+        gap = self._marks.begins(state.first)
+        if gap is not None:
+            self._buffer.put(gap)
             self.counters.gaps += 1
-            self._verified = max(received, state.first - 1)
-            self._received = max(self._received, state.first - 1)
-        else:
-            self._verified = max(self._verified, received)
         return state
 
     async def _check_newest(self, link: Link) -> None:
@@ -262,19 +253,44 @@ class NatsSubscription:
                 f" their place (message {newest.sequence})"
             )
 
+    async def _expect_last(self, link: Link, end: int) -> None:
+        """What has to come before anybody may say that the log was read to its end."""
+        found = [await self._place(link, {"last_by_subj": each}) for each in self._filters]
+        self._marks.expect(max(found), end)
+
     async def _verify(self, link: Link, consumer: OrderedConsumer) -> None:
+        marks = self._marks
+        stuck = marks.behind and marks.received == self._received_before and not len(self._buffer)
+        self._received_before = marks.received
         state = await self._check_log(link)
-        if self._verified < state.last and await consumer.caught_up():
-            self._verified = max(self._verified, state.last)
+        if stuck and marks.behind:
+            consumer.doubt(f"message {marks.expected} is in the log, and did not come")
+            return
+        if marks.verified >= state.last:
+            return
+        begin = {"seq": marks.unknown_from}
+        # The log's last message of ours is asked for only where there is one that did not come:
+        # it is sent whole, and as a rule all did.
+        if any([await self._place(link, begin | {"next_by_subj": f}) for f in self._filters]):
+            await self._expect_last(link, state.last)
+        else:
+            marks.expect(0, state.last)
+
+    async def _place(self, link: Link, which: dict[str, object]) -> int:
+        """Where the log's leader has a message; 0: there is none such."""
+        reply = await link.call(f"{self._api}.STREAM.MSG.GET.{self._stream}", which)
+        if reply.error_code == NO_MESSAGE:
+            return 0
+        if reply.error_code:
+            raise DoubtError(reply.error)
+        return reply.number("message", "seq")
 
     def _room(self) -> int:
         return self._buffer_bytes_max - self._buffer.bytes
 
     def _take(self, raw: Raw) -> None:
-        self._received = raw.sequence
+        self._marks.came(raw.sequence)
         self._newest = Raw(raw.sequence, raw.stored_at_ns, raw.subject, b"")
-        if raw.sequence == self._verified + 1:
-            self._verified = raw.sequence
         self.counters.received += 1
         self.counters.bytes += len(raw.data)
         self._buffer.put(raw)

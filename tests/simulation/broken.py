@@ -115,7 +115,7 @@ def without_deletes(batches: Sequence[DeltaBatch]) -> DeltaBatch:
 
 def passes_holes(self: Node) -> bool:
     if self.joining is None and self.connected and self.read == len(self.log):
-        self.verified = self.read
+        self.marks.verified = self.read
     return False
 
 

@@ -24,9 +24,18 @@ def said_too_early(world: World, node: Node) -> list[str]:
         return []
     wrong = []
     then = world.seconds() - sync.behind_seconds
+    if node.misled_since is not None:
+        # A server that falls behind is found out when the leader is asked the next time.
+        then = min(then, node.misled_since)
+        if node.server_end is None and node.level():
+            node.misled_since = None
     if node.position() < bisect.bisect_left(world.log.times, then):
         wrong.append(f"{node.name}: synced at {node.position()}")
-    if node.level() and world.profile.policy is ConflictPolicy.STREAM:
+    if (
+        node.level()
+        and node.read == len(world.log)
+        and world.profile.policy is ConflictPolicy.STREAM
+    ):
         wrong += _other_than_said(world, node)
     return wrong
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from bridge.apply.gate import ApplyGate
 from bridge.apply.inbox import Arrival
+from bridge.bus.marks import Marks
 from bridge.bus.snapshots import Snapshots
 from bridge.core.coalesce import coalesce
 from bridge.core.fingerprints import Fingerprints
@@ -60,8 +61,10 @@ class Node:
     gate: ApplyGate = field(init=False)
     sync_gate: SyncGate = field(init=False)
     acks: Acks = field(default_factory=Acks)
-    read: int = 0
-    verified: int = 0  # all of it was there to be read
+    marks: Marks = field(default_factory=lambda: Marks.behind_place(0))
+    server_end: int | None = None  # what the server that it reads from has of the log; all of it
+    asked_at: float = 0.0  # when the log's leader was last asked what there is
+    misled_since: float | None = None  # the same, before such a server fell behind
     following: bool = False  # what was the log's end has been written
     drained_to: int = 0  # what ended until then has come out of the ring
     watermark: int = 0  # own changes that began at or before it have been captured
@@ -91,7 +94,7 @@ class Node:
         self.publisher = Publisher(self.replica.origin, self.log.last(self.name), self._acked)
         self.writer = Writer(self)
         self.sweeper = Sweeper(self, wanted=not self.one_way, lost_seen=self.kernel.lost)
-        self.read, self.verified, self.merged, self.messages_read = 0, 0, 0, 0
+        self.marks, self.merged, self.messages_read = Marks.behind_place(0), 0, 0
         self.settled = self.joined = self.following = False
         self.acks, self.taker, self.sync_gate = Acks(), Taker(self, incarnation), SyncGate()
         self.gate = ApplyGate(
@@ -172,18 +175,28 @@ class Node:
 
     def follow(self, after: int) -> None:
         """The log is read from here on."""
-        self.read = self.verified = self.writer.applied = after
+        self.marks, self.writer.applied = Marks.behind_place(after), after
+        self.ask()
         self.joining = None
+
+    def ask(self) -> None:
+        """What the leader holds has to come, whatever the server has that is read from."""
+        self.marks.expect(len(self.log), len(self.log))
+        self.asked_at = self.seconds()
+
+    @property
+    def end(self) -> int:
+        """Of the log, as the server knows it that is read from."""
+        return len(self.log) if self.server_end is None else min(self.server_end, len(self.log))
 
     def notice(self) -> bool:
         """The log's beginning is looked at now and then: it may have passed what was read."""
         if self.joining is not None or not self.connected or self.publishes_only:
             return False
-        if self.log.first > self.verified + 1:
+        if self.marks.begins(self.log.first) is not None:
             self.joining, self.following = Joining(self, self.log.first - 1), False
             return True
-        caught_up = self.read == len(self.log) and self.verified != self.read
-        self.verified = self.read if caught_up else self.verified
+        self.ask()
         return False
 
     def merge(self) -> bool:
@@ -218,7 +231,12 @@ class Node:
     def level(self) -> bool:
         """Nothing of the log waits to be read or written."""
         waits = self.joining is not None or self.writer.busy or self.gate.held
-        return not waits and self.read == len(self.log)
+        return not waits and self.connected and self.read >= self.end and not self.marks.behind
+
+    @property
+    def read(self) -> int:
+        """Where the last message stands that came."""
+        return self.marks.received
 
     def sync(self) -> Sync:
         """What the node says of itself."""
@@ -268,12 +286,14 @@ class Node:
         ready = self.settled and self.connected and not self.publishes_only
         ready = ready and self.joining is None and not self.writer.busy and not self.gate.halted
         first = max(self.read, self.log.first - 1)  # what is gone is passed over without a word
-        if not ready or first == len(self.log):
+        if not ready or first >= self.end:
             return False
-        end = min(first + messages, len(self.log))
-        if first == self.verified and messages > 1:  # else others' messages lie in between
-            self.verified = end
-        self.read, self.messages_read = end, self.messages_read + end - first
+        end = min(first + messages, self.end)
+        if messages > 1:
+            for place in range(first + 1, end + 1):
+                self.marks.came(place)
+        self.marks.received = end  # others' messages may lie in between
+        self.messages_read += end - first
         deltas, places = self.log.messages[first:end], range(first + 1, end + 1)
         arrivals = [Arrival(at, delta) for at, delta in zip(places, deltas, strict=True)]
         if self.gate.admits(arrivals):
@@ -307,7 +327,8 @@ class Node:
 
     def position(self) -> int:
         """Everything up to here is written."""
-        return max(self.verified, self.writer.applied) if self.level() else self.writer.applied
+        applied = self.writer.applied
+        return max(self.marks.verified, applied) if self.level() else applied
 
     def sweep(self, now: int, *, quiet: bool) -> bool:
         """A whole reading: at the start, after a loss, or again and again."""

@@ -32,6 +32,7 @@ class Profile:
     forgets: bool = False  # the log loses its oldest messages
     twins: bool = False  # the second node bears the first one's name
     guarded: bool = False  # mass changes wait for an operator
+    lags: bool = False  # servers come back, and are read from before they have caught up
 
     @staticmethod
     def of_counters(rng: random.Random, contexts: tuple[int, ...], nodes: int) -> Profile:
@@ -101,4 +102,5 @@ class Profile:
             forgets=forgets,
             twins=twins,
             guarded=not alone and rng.random() < 0.2,
+            lags=not alone and rng.random() < 0.3,
         )

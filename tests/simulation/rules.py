@@ -16,6 +16,7 @@ import numpy as np
 
 from bridge.apply.gate import ApplyGate
 from bridge.apply.loading import Load
+from bridge.bus.marks import Marks
 from bridge.core import (
     snapshots as snapshot_rules,
 )
@@ -201,7 +202,7 @@ RULES: dict[str, Mutation] = {
     ),
     "8 applied position": Mutation(
         "the position that is saved is that of finished writes",
-        ((Node, "position", lambda self: self.read),),
+        ((Node, "position", lambda self: self.marks.received),),
         where=lambda profile: profile.crashes and profile.saves,
     ),
     "7 stored before the position": Mutation(
@@ -226,7 +227,7 @@ RULES: dict[str, Mutation] = {
     ),
     "9 written": Mutation(
         "a snapshot's position is that of finished writes",
-        ((Taker, "position", lambda self: self.node.read),),
+        ((Taker, "position", lambda self: self.node.marks.received),),
         where=_snapshots,
     ),
     "9 captured": Mutation(
@@ -243,6 +244,11 @@ RULES: dict[str, Mutation] = {
         "who meets a hole in the log loads a snapshot",
         ((Node, "notice", broken.passes_holes),),
         where=_snapshots,
+    ),
+    "10 the leader's word": Mutation(
+        "the log is read to its end when its leader says so, not the server that is read from",
+        ((Marks, "behind", False),),
+        where=lambda profile: profile.lags,
     ),
     "11 deletes": Mutation(
         "changes that are merged keep their deletes",

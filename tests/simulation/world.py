@@ -78,7 +78,7 @@ class World:
             self._phase()
         self.quiet = True
         for node in self.nodes:
-            node.connected = True
+            node.connected, node.server_end = True, None
         rest = [action for action, _ in self._steps() if action != self.begin]
         for _ in range(ROUNDS_MAX):
             self.late += QUIET_SECONDS
@@ -142,6 +142,8 @@ class World:
             faults.append((self.jump, 0.1))
         if self.profile.forgets:
             faults.append((self.forget, 0.3))
+        if self.profile.lags:
+            faults.append((self.lag, 0.3))
         return faults
 
     @staticmethod
@@ -233,7 +235,7 @@ class World:
             and node.following
             and node.sweeper.scanned
             and node.joining is None
-            and node.verified >= upto
+            and node.marks.verified >= upto
             and node.kernel.room is None
             for node in self.nodes
             if node is not without
@@ -241,6 +243,17 @@ class World:
 
     def cut(self, node: Node) -> bool:
         node.connected = not node.connected
+        if node.connected:
+            node.ask()
+        return True
+
+    def lag(self, node: Node) -> bool:
+        """The server that a node reads from lacks the log's newest messages, or has all again."""
+        lags = node.server_end is None and len(self.log) > 0
+        lacking = self.rng.randint(1, min(6, len(self.log))) if lags else 0
+        node.server_end = len(self.log) - lacking if lags else None
+        if lags and node.misled_since is None:
+            node.misled_since = node.asked_at
         return True
 
     def jump(self, node: Node) -> bool:

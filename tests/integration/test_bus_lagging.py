@@ -1,0 +1,125 @@
+"""A server that came back lacks the log's end, and tells its readers nothing of that.
+
+Three servers; the third one is killed and misses a hundred megabytes. For a while after it came
+back consumers are made there, which have nothing pending and send nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bridge.bus.connection import BusSettings
+from bridge.bus.link import RequestError
+from bridge.bus.nats_bus import NatsBus, open_bus
+from bridge.bus.protocol import Received
+from bridge.bus.streams import LogSettings
+from bridge.bus.subscription import NatsSubscription
+from bridge.model import Position
+from bridge.rig.claim import Claim
+from bridge.wire.subjects import stream_name
+from tests.bus_kit import CLUSTER, eventually, numbered_delta, origin
+from tests.chaos.servers import Server, ServerCluster
+
+ROWS, VALUE_SIZE = 13, 65_536  # 0.85 MB a message
+MISSED, MEANWHILE = 151, 61  # messages while the server is away, and after it came back
+SECONDS = 2.0
+READERS = 5  # at a time; the broker puts each on one of the three servers
+KILLS_MAX = 7
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ServerCluster]:
+    with Claim.take() as claim, ServerCluster(claim, tmp_path) as servers:
+        yield servers
+
+
+@asynccontextmanager
+async def connected(cluster: ServerCluster) -> AsyncIterator[NatsBus]:
+    """To the two servers that stay."""
+    urls = tuple(server.url for server in cluster.servers[:2])
+    bus = await open_bus(BusSettings("n1", urls))
+    try:
+        await bus.ensure_log(CLUSTER, LogSettings(replicas=3))
+        yield bus
+    finally:
+        await bus.close()
+
+
+async def test_the_end_of_the_log_is_what_its_leader_says(cluster: ServerCluster) -> None:
+    late, numbers = cluster.servers[2], itertools.count()
+    async with connected(cluster) as bus:
+        publisher = await bus.publisher(origin())
+
+        async def publish(messages: int) -> None:
+            for _ in range(messages):
+                first = next(numbers) * ROWS + 1
+                await publisher.publish(numbered_delta(first, ROWS, value_size=VALUE_SIZE))
+
+        misled = 0
+        for _ in range(KILLS_MAX):
+            late.send(signal.SIGKILL)
+            await publish(MISSED)
+            late.start()
+            meanwhile = asyncio.create_task(publish(MEANWHILE))
+            until = time.monotonic() + SECONDS
+            while time.monotonic() < until:
+                misled += sum(
+                    await asyncio.gather(*(reads_it_all(bus, late) for _ in range(READERS)))
+                )
+            await meanwhile
+            if misled:
+                return
+        pytest.fail("no consumer was made on the server while it lacked the log's end")
+
+
+async def reads_it_all(bus: NatsBus, late: Server) -> bool:
+    """Read to the end as far as the reader can tell, which must be the end indeed.
+
+    The answer is whether its consumer was on the server that comes late, and that lacked the end.
+    """
+    wanted = (await bus.log_state(CLUSTER)).last
+    after = read = wanted - 3
+    subscription = bus.subscribe(CLUSTER, ["flows"], Position(after))
+    try:
+        await eventually(lambda: subscription._consumer is not None)
+        on_late = await place_of(bus, subscription) == late.name
+        lacking = stored(late) < wanted
+        while subscription.pending:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    item = await anext(subscription)
+                    assert isinstance(item, Received)
+                    read = item.sequence
+        assert read >= wanted, f"read up to {read}, the log held {wanted}"
+        return on_late and lacking
+    finally:
+        await subscription.close()
+
+
+async def place_of(bus: NatsBus, subscription: NatsSubscription) -> str:
+    """The server of its consumer; empty: not told in time."""
+    link = await bus.link()
+    path = f"{stream_name(CLUSTER)}.{subscription.name}"
+    try:
+        return (await link.call(f"$JS.API.CONSUMER.INFO.{path}")).text("cluster", "leader")
+    except RequestError:
+        return ""
+
+
+def stored(server: Server) -> int:
+    """The last message that a server has itself."""
+    details = server.monitor("/jsz?streams=true").get("account_details")
+    for account in details if isinstance(details, list) else []:
+        for stream in account.get("stream_detail", []):
+            if stream["name"] == stream_name(CLUSTER):
+                return int(stream["state"]["last_seq"])
+    return 0
