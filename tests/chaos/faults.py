@@ -174,6 +174,21 @@ def disk_filled(stage: Stage, chance: random.Random, seconds: float) -> Iterator
     server.start()
 
 
+@contextlib.contextmanager
+def server_replaced(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """A server's machine is replaced, and a bridge starts anew while the new one catches up.
+
+    It lacks what the bridge had applied already, and has nothing pending for whoever asks it.
+    """
+    server, number = chance.choice(stage.cluster.servers), chance.choice(stage.mortal)
+    server.send(signal.SIGKILL)
+    server.wipe()
+    yield f"{server.name} {stage.nodes[number].name}"
+    _kill(stage.nodes[number])
+    server.start()
+    stage.restart_node(number)
+
+
 FAULTS: dict[str, Fault] = {
     "bridge killed": bridge_killed,
     "node wiped": node_wiped,
@@ -184,6 +199,7 @@ FAULTS: dict[str, Fault] = {
     "server cut off": server_cut,
     "quorum cut off": quorum_cut,
     "disk full": disk_filled,
+    "server replaced": server_replaced,
 }
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,6 +78,11 @@ class Server:
 
     def free(self) -> None:
         (self.store / "filler").unlink(missing_ok=True)
+
+    def wipe(self) -> None:
+        """Remove all that the server has stored; it must not run."""
+        for entry in self.store.iterdir():
+            shutil.rmtree(entry)
 
     def stored_bytes(self) -> int:
         """What lies in the store, of whatever kind."""
