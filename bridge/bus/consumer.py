@@ -194,8 +194,12 @@ class OrderedConsumer:
         except ValueError:
             self.doubt(f"a message whose place is none (got {message.reply!r})")
             return
-        if consumed != self._consumed + 1 or sequence <= self._after:
+        if consumed != self._consumed + 1:
             self.doubt(f"messages missing ({consumed} came behind {self._consumed})")
+            return
+        if sequence <= self._after:
+            # Asked for a place that its server does not have yet, it begins at that server's end.
+            self.doubt(f"message {sequence} came, the log was read up to {self._after} before")
             return
         self._consumed = consumed
         self._after = sequence
