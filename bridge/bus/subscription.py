@@ -159,7 +159,7 @@ class NatsSubscription:
         try:
             end = (await self._check_log(link)).last
             await self._check_newest(link)
-            await self._expect_last(link, end)
+            await self._look_ahead(link, end)
             await consumer.open(self._marks.received)
             self.counters.recreated += self._opened
             self._opened = True
@@ -253,10 +253,18 @@ class NatsSubscription:
                 f" their place (message {newest.sequence})"
             )
 
-    async def _expect_last(self, link: Link, end: int) -> None:
-        """What has to come before anybody may say that the log was read to its end."""
-        found = [await self._place(link, {"last_by_subj": each}) for each in self._filters]
-        self._marks.expect(max(found), end)
+    async def _look_ahead(self, link: Link, end: int) -> None:
+        """What has to come before anybody may say that the log was read to its end.
+
+        ``end``: of the log, asked for before. The last message of ours is asked for only where one
+        is there that did not come: it is sent whole, and as a rule all did.
+        """
+        begin = {"seq": self._marks.unknown_from}
+        last = 0
+        for each in self._filters:
+            if await self._place(link, begin | {"next_by_subj": each}):
+                last = max(last, await self._place(link, {"last_by_subj": each}))
+        self._marks.expect(last, end)
 
     async def _verify(self, link: Link, consumer: OrderedConsumer) -> None:
         marks = self._marks
@@ -265,16 +273,8 @@ class NatsSubscription:
         state = await self._check_log(link)
         if stuck and marks.behind:
             consumer.doubt(f"message {marks.expected} is in the log, and did not come")
-            return
-        if marks.verified >= state.last:
-            return
-        begin = {"seq": marks.unknown_from}
-        # The log's last message of ours is asked for only where there is one that did not come:
-        # it is sent whole, and as a rule all did.
-        if any([await self._place(link, begin | {"next_by_subj": f}) for f in self._filters]):
-            await self._expect_last(link, state.last)
-        else:
-            marks.expect(0, state.last)
+        elif marks.verified < state.last:
+            await self._look_ahead(link, state.last)
 
     async def _place(self, link: Link, which: dict[str, object]) -> int:
         """Where the log's leader has a message; 0: there is none such."""
