@@ -19,11 +19,13 @@ from bridge.bus.protocol import (
     MessageTooLargeError,
 )
 from bridge.bus.streams import (
+    NO_LEADER,
     NO_MESSAGE,
     STREAM_NOT_FOUND,
     LogReport,
     LogSettings,
     ensure_log,
+    is_led,
     log_state,
     nanoseconds,
 )
@@ -41,6 +43,7 @@ from bridge.wire.subjects import (
 _TOO_LARGE = 10054
 _MISSING_MAX = 20  # failures in a row with "no such stream" before it is believed
 _PAUSE_SECONDS = 0.2
+_REPORT_AT = 25  # failed requests before the first report, then each time as many more
 
 
 def _ignore(text: str) -> None:
@@ -129,12 +132,16 @@ class NatsBus:
 
     async def log_state(self, cluster: str) -> LogState:
         store = _NatsStore(self._connection, cluster)
+        failures = 0
         while True:
             await store.ready()
             try:
                 return await store.state()
             except AttemptError as error:
                 _check_allowed(error)
+                failures += 1
+                if failures % _REPORT_AT == 0:
+                    self._report(f"log {stream_name(cluster)}: {error}; trying again")
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     async def stored_at(self, cluster: str, sequence: int) -> int | None:
@@ -235,8 +242,8 @@ class _NatsStore:
                     f"log {self._stream}: does not exist on the broker",
                     hint="a node makes it at its start; check the cluster's name",
                 )
-        if reply.error_code:
-            raise AttemptError(reply.error)
+        if reply.error_code or not is_led(reply):
+            raise AttemptError(reply.error or NO_LEADER)
         self._missing = 0
         return log_state(reply)
 

@@ -15,6 +15,7 @@ from bridge.wire.subjects import cluster_filter, stream_name
 
 NO_MESSAGE = 10037
 STREAM_NOT_FOUND = 10059
+NO_LEADER = "too few of its servers can be reached: it has no leader"
 _NS = 1_000_000_000
 _FATAL_CODES = {10023, 10028, 10047, 10052, 10065, 10074}
 _TRIES_MAX = 40
@@ -69,9 +70,9 @@ async def ensure_log(
                     f"log {name}: the broker refuses to make it ({reply.error})",
                     hint="check log.replicas and log.max_bytes against the broker's limits",
                 )
-            if not reply.error_code:
+            if not reply.error_code and (created or is_led(reply)):
                 return _check(reply, cluster, settings, created)
-            trouble = reply.error
+            trouble = reply.error or NO_LEADER
         except ForbiddenError:
             raise
         except RequestError as error:
@@ -92,6 +93,16 @@ async def _create(link: Link, api: str, name: str, wanted: dict[str, object]) ->
             f"log {name}: does not exist on the broker, and this user may not make it",
             hint="start a node first whose permissions were printed without --no-create",
         ) from error
+
+
+def is_led(reply: Reply) -> bool:
+    """Whether an answer about a stream is a leader's.
+
+    While there is none, each server that is asked tells what it happens to hold, which may be less
+    than was read of the others (nats-server 2.15, a minority that was cut off).
+    """
+    cluster = reply.section("cluster")
+    return not cluster or bool(cluster.get("leader"))
 
 
 def log_state(reply: Reply) -> LogState:

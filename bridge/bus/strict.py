@@ -27,6 +27,7 @@ from bridge.bus.protocol import (
     MessageTooLargeError,
     PublisherCounters,
 )
+from bridge.bus.shorter import Shorter
 from bridge.model import Delta, Origin
 from bridge.wire.codec import encode
 from bridge.wire.subjects import delta_subject, message_id
@@ -105,6 +106,7 @@ class StrictPublisher:
         self._report = report
         self._lock = asyncio.Lock()
         self._tried = ""  # id of the message whose fate may be unknown
+        self._shorter = Shorter()
         self._doubtful = False  # an attempt was made and its answer not seen
         self._takeovers = 0
         self._own_stored = False
@@ -172,6 +174,8 @@ class StrictPublisher:
         if not ack.duplicate:
             return ack.sequence
         found = None if first else await self._find(wanted)
+        if found is None and not first and (await self._store.state()).first > ack.sequence:
+            found = ack.sequence  # stored by an earlier attempt, and forgotten by the log since
         if found is None:
             self.counters.duplicates += 1
             raise DuplicateAckError(
@@ -198,12 +202,11 @@ class StrictPublisher:
                 await self._check_log()
                 self._expected = 0  # retention took our last message
             return None
+        self._require(last.sequence)
         if last.message_id == wanted:
             return last.sequence
         if last.sequence == self._expected:
             return None
-        if last.sequence < self._expected:
-            raise self._replaced()
         if last.message_id == self._tried:  # its publish was cancelled, and it had arrived
             self._expected = last.sequence
             return None
@@ -219,8 +222,16 @@ class StrictPublisher:
 
     async def _check_log(self) -> None:
         state = await self._store.state()
-        if state.id != self._log_id or state.last < self._expected:
+        if state.id != self._log_id:
             raise self._replaced()
+        self._require(state.last)
+
+    def _require(self, last: int) -> None:
+        """The log holds what it has acknowledged, or is asked once more before that is given up."""
+        if self._shorter.told(shorter=last < self._expected):
+            raise self._replaced()
+        if last < self._expected:
+            raise AttemptError(f"the log ends at {last}, and had stored message {self._expected}")
 
     def _replaced(self) -> LogReplacedError:
         return LogReplacedError(

@@ -27,7 +27,15 @@ from bridge.bus.protocol import (
     SubscriptionCounters,
     shared_pause,
 )
-from bridge.bus.streams import NO_MESSAGE, STREAM_NOT_FOUND, log_state, nanoseconds
+from bridge.bus.shorter import Shorter
+from bridge.bus.streams import (
+    NO_LEADER,
+    NO_MESSAGE,
+    STREAM_NOT_FOUND,
+    is_led,
+    log_state,
+    nanoseconds,
+)
 from bridge.errors import BridgeError, InvariantError
 from bridge.wire.subjects import cluster_filter, map_filter, stream_name
 
@@ -73,6 +81,7 @@ class NatsSubscription:
         self._buffer = InboundBuffer()
         self._consumer: OrderedConsumer | None = None
         self._missing = 0
+        self._shorter = Shorter()
         self._received_before = -1  # at the last look at the log's end
         self._readers = 0  # of this log, all nodes together
         self._opened = False
@@ -212,8 +221,8 @@ class NatsSubscription:
                     hint="a node makes it at its start; check the cluster's name",
                 )
             raise DoubtError(reply.error)
-        if reply.error_code:
-            raise DoubtError(reply.error)
+        if reply.error_code or not is_led(reply):
+            raise DoubtError(reply.error or NO_LEADER)
         self._missing = 0
         state = log_state(reply)
         self._readers = state.consumers
@@ -223,11 +232,15 @@ class NatsSubscription:
         """The log is still the one, and holds what comes next; else an error, or a gap."""
         received = self._marks.received
         state = await self._log_state(link)
-        if (self._log_id and state.id != self._log_id) or state.last < received:
+        shorter = state.last < received
+        lost = self._shorter.told(shorter=shorter)
+        if (self._log_id and state.id != self._log_id) or lost:
             raise LogReplacedError(
                 f"log {self._stream}: it was made anew, or lost messages that had been read"
                 f" (ends at {state.last}, read up to {received})"
             )
+        if shorter:
+            raise DoubtError(f"it ends at {state.last}, and was read up to {received}")
         self._log_id = state.id
         gap = self._marks.begins(state.first)
         if gap is not None:

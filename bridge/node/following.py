@@ -30,6 +30,7 @@ from bridge.node.halts import until_open
 from bridge.node.loading import Loading
 from bridge.node.positions import Positions
 from bridge.node.report import Report
+from bridge.node.resuming import resume
 
 RETRY_SECONDS = 0.5
 POLL_SECONDS = 0.02
@@ -101,13 +102,12 @@ class Follower:
 
     async def prepare(self) -> None:
         """Find out whether this very map was bridged before, and how far it had come."""
-        state = await self.bus.log_state(self.cluster)
+        map_id = self.map.info.id
+        state, self._saved = await resume(
+            self.bus, self.cluster, self.positions, self.name, map_id, self.report
+        )
         self.log, self._head = state.id, state.last
-        saved = self.positions.of(self.name, self.map.info.id, state.id)
-        self._known = self.positions.knows(self.name, self.map.info.id)
-        # A log that went back, or did so and grew again, is not the one that it counts in.
-        same = saved is None or (saved <= state.last and await self._is_same_log())
-        self._saved = saved if same else None
+        self._known = self.positions.knows(self.name, map_id)
         if rejoins(self._saved, log_of(state), publishes=self.publishes):
             assert self._saved is not None
             self.target.replica.rejoin(self._saved)
@@ -117,11 +117,6 @@ class Follower:
                 map=self.name,
                 position=self._saved,
             )
-
-    async def _is_same_log(self) -> bool:
-        anchor = self.positions.anchor(self.name)
-        stored = None if anchor is None else await self.bus.stored_at(self.cluster, anchor.sequence)
-        return stored is None or anchor is None or stored == anchor.stored_at_ns
 
     async def run(self) -> None:
         after = await self._join(self._plan_start)

@@ -8,7 +8,7 @@ a position read back may be too old but never too new.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -65,6 +65,12 @@ class Positions:
         if name not in self._known and len(self._known) >= POSITIONS_MAX:
             del self._known[next(iter(self._known))]
         self._known[name] = saved
+
+    def disown(self, name: str) -> None:
+        """A map's position means nothing any more; that the map was bridged before still holds."""
+        saved = self._known.get(name)
+        if saved is not None:
+            self._known[name] = replace(saved, sequence=0, log="", anchor=None)
 
     def save(self) -> None:
         """Write what was noted since the last time. Raises ``OSError``."""

@@ -86,6 +86,7 @@ class MapWorker:
         await self.stop_capturing()
         await asyncio.to_thread(self.services.applier.remove, self.config.name)
         await self.close()
+        self.services.positions.disown(self.config.name)  # last: until here it may be noted again
 
     async def leave(self) -> None:
         """The map has gone, or another one took its place; ``run`` has been cancelled.

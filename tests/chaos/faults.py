@@ -164,6 +164,14 @@ def quorum_cut(stage: Stage, chance: random.Random, seconds: float) -> Iterator[
 
 
 @contextlib.contextmanager
+def servers_parted(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
+    """No server sees another one; bridges stay connected, to servers that can store nothing."""
+    stage.cluster.part(apart=True)
+    yield "all"
+    stage.cluster.part(apart=False)
+
+
+@contextlib.contextmanager
 def disk_filled(stage: Stage, chance: random.Random, seconds: float) -> Iterator[str]:
     """A server that cannot store gives JetStream up until it is started again."""
     server = chance.choice(stage.cluster.servers)
@@ -198,6 +206,7 @@ FAULTS: dict[str, Fault] = {
     "server paused": server_paused,
     "server cut off": server_cut,
     "quorum cut off": quorum_cut,
+    "servers parted": servers_parted,
     "disk full": disk_filled,
     "server replaced": server_replaced,
 }

@@ -158,6 +158,12 @@ class ServerCluster:
                         return next(s for s in self.servers if s.name == name)
         return None
 
+    def part(self, *, apart: bool) -> None:
+        """Keep the servers from each other, but not from their clients; or let them meet again."""
+        for server in self.servers:
+            port = ["ip", "-n", self._hub, "link", "set", "dev", server.name]
+            tools.run([*port, "type", "bridge_slave", "isolated", "on" if apart else "off"])
+
     def await_healthy(self) -> None:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not all(server.healthy() for server in self.servers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -11,7 +12,9 @@ from bridge.bus import strict
 from bridge.bus.memory import MemoryBus
 from bridge.bus.memory_log import Fault, MemoryLog
 from bridge.bus.protocol import FencedError
+from bridge.bus.strict import Ack, Last
 from bridge.model import Position
+from bridge.wire.subjects import message_id
 from tests.bus_kit import CLUSTER, assert_contiguous, numbered_delta, origin, read_deltas
 
 FAULTS = st.lists(st.one_of(st.none(), st.sampled_from(Fault)), max_size=24)
@@ -51,6 +54,56 @@ def test_each_message_is_stored_once_and_in_order(
         assert log.last_sequence == 13
         assert assert_contiguous(received) == 14
         assert stored == [item.sequence for item in received]
+        assert publisher.counters.duplicates == 0
+        await bus.close()
+
+    asyncio.run(scenario())
+
+
+class ForgetfulLog(MemoryLog):
+    """Loses all that it holds before some requests; ``stored``: the ids of what it took."""
+
+    def __init__(self, before: set[int], *, ids_first: bool) -> None:
+        super().__init__(CLUSTER, ids_first=ids_first)
+        self.stored: list[str] = []
+        self._requests = itertools.count(1)
+        self._before = before
+
+    def append(
+        self, subject: str, data: bytes, message_id: str = "", expected: int | None = None
+    ) -> Ack:
+        ack = super().append(subject, data, message_id, expected)
+        if not ack.duplicate:
+            self.stored.append(message_id)
+        return ack
+
+    def attempt(self, subject: str, data: bytes, message_id: str, expected: int) -> Ack:
+        self._maybe_forget()
+        return super().attempt(subject, data, message_id, expected)
+
+    def last(self, subject: str) -> Last | None:
+        self._maybe_forget()
+        return super().last(subject)
+
+    def _maybe_forget(self) -> None:
+        if next(self._requests) in self._before:
+            self.truncate(self.last_sequence + 1)
+
+
+@settings(deadline=None)
+@given(faults=FAULTS, ids_first=st.booleans(), forgets=st.sets(st.integers(1, 30)))
+def test_what_the_log_forgets_before_it_is_acknowledged_was_stored_once(
+    faults: list[Fault | None], ids_first: bool, forgets: set[int]
+) -> None:
+    async def scenario() -> None:
+        log = ForgetfulLog(forgets, ids_first=ids_first)
+        log.faults.extend(faults)
+        bus = MemoryBus(log)
+        publisher = await bus.publisher(origin())
+        deltas = [numbered_delta(number, 1) for number in range(1, 14)]
+        places = [await publisher.publish(delta) for delta in deltas]
+        assert log.stored == [message_id(delta) for delta in deltas]
+        assert places == sorted(set(places))
         assert publisher.counters.duplicates == 0
         await bus.close()
 

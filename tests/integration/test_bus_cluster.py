@@ -1,8 +1,4 @@
-"""A server that came back lacks the log's end, and tells its readers nothing of that.
-
-Three servers; the third one is killed and misses a hundred megabytes. For a while after it came
-back consumers are made there, which have nothing pending and send nothing.
-"""
+"""What servers of a cluster say of the log, and that it is not believed where it is not so."""
 
 from __future__ import annotations
 
@@ -11,7 +7,7 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -21,12 +17,18 @@ from bridge.bus.connection import BusSettings
 from bridge.bus.link import RequestError
 from bridge.bus.nats_bus import NatsBus, open_bus
 from bridge.bus.protocol import Received
-from bridge.bus.streams import LogSettings
+from bridge.bus.streams import LogSettings, is_led
 from bridge.bus.subscription import NatsSubscription
 from bridge.model import Position
 from bridge.rig.claim import Claim
 from bridge.wire.subjects import stream_name
-from tests.bus_kit import CLUSTER, eventually, numbered_delta, origin
+from tests.bus_kit import (
+    CLUSTER,
+    DEADLINE_SECONDS,
+    eventually,
+    numbered_delta,
+    origin,
+)
 from tests.chaos.servers import Server, ServerCluster
 
 ROWS, VALUE_SIZE = 13, 65_536  # 0.85 MB a message
@@ -34,6 +36,8 @@ MISSED, MEANWHILE = 151, 61  # messages while the server is away, and after it c
 SECONDS = 2.0
 READERS = 5  # at a time; the broker puts each on one of the three servers
 KILLS_MAX = 7
+TRIES_MAX = 500
+ALONE_SECONDS = 15.0  # longer than it takes to believe that a log has lost its end
 
 
 @pytest.fixture
@@ -43,10 +47,8 @@ def cluster(tmp_path: Path) -> Iterator[ServerCluster]:
 
 
 @asynccontextmanager
-async def connected(cluster: ServerCluster) -> AsyncIterator[NatsBus]:
-    """To the two servers that stay."""
-    urls = tuple(server.url for server in cluster.servers[:2])
-    bus = await open_bus(BusSettings("n1", urls))
+async def connected(servers: Sequence[Server]) -> AsyncIterator[NatsBus]:
+    bus = await open_bus(BusSettings("n1", tuple(server.url for server in servers)))
     try:
         await bus.ensure_log(CLUSTER, LogSettings(replicas=3))
         yield bus
@@ -55,8 +57,12 @@ async def connected(cluster: ServerCluster) -> AsyncIterator[NatsBus]:
 
 
 async def test_the_end_of_the_log_is_what_its_leader_says(cluster: ServerCluster) -> None:
-    late, numbers = cluster.servers[2], itertools.count()
-    async with connected(cluster) as bus:
+    """A server that was killed comes back. For a while consumers are made there, which have nothing
+    pending and send nothing, though the log goes on behind what they were asked for.
+    """
+    *stay, late = cluster.servers
+    numbers = itertools.count()
+    async with connected(stay) as bus:
         publisher = await bus.publisher(origin())
 
         async def publish(messages: int) -> None:
@@ -123,3 +129,43 @@ def stored(server: Server) -> int:
             if stream["name"] == stream_name(CLUSTER):
                 return int(stream["state"]["last_seq"])
     return 0
+
+
+async def test_a_server_without_the_others_does_not_say_what_the_log_has_lost(
+    cluster: ServerCluster,
+) -> None:
+    """It answers with what it holds, which may be less than was read of another one."""
+    async with connected(cluster.servers[:1]) as bus:
+        publisher = await bus.publisher(origin())
+        for number in range(1, 8):
+            await publisher.publish(numbered_delta(number, 1))
+        cluster.part(apart=True)
+        link = await bus.link()
+        info = f"$JS.API.STREAM.INFO.{stream_name(CLUSTER)}"
+
+        async def answers_without_leader() -> bool:
+            with contextlib.suppress(RequestError):
+                reply = await link.call(info)
+                return not reply.error_code and not is_led(reply)
+            return False
+
+        for _ in range(TRIES_MAX):
+            if await answers_without_leader():
+                break
+            await asyncio.sleep(0.1)
+        else:
+            pytest.fail("the servers have a leader, though none can reach another one")
+        # As if these had been read of a server that is out of reach now.
+        subscription = bus.subscribe(CLUSTER, ["flows"], Position(9))
+        reading = asyncio.ensure_future(anext(subscription))
+        await asyncio.wait({reading}, timeout=ALONE_SECONDS)
+        assert not reading.done(), reading
+        assert subscription.pending
+        assert bus.state.connected
+        cluster.part(apart=False)
+        for number in range(8, 11):
+            await publisher.publish(numbered_delta(number, 1))
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            item = await reading
+        assert isinstance(item, Received)
+        assert item.sequence == 10
