@@ -49,11 +49,13 @@ class Rig:
         more: str = "",
         before: Sequence[str] = (),
         options: Sequence[str] = (),
+        replicas: int = 1,
     ) -> NodeProcess:
         node = NodeProcess(
             name,
             self.directory,
             broker_url=url or self.server.url,
+            replicas=replicas,
             maps=maps,
             capture=self.capture,
             more=more,

@@ -10,7 +10,9 @@ import pytest
 
 from bridge.capture.probes import ProbeCapture
 from bridge.rig.broker import ServerThread
+from bridge.rig.claim import Claim
 from tests.capture_kit import started
+from tests.chaos.servers import ServerCluster
 from tests.integration.kernel_support import pin_folder
 from tests.node_kit import Rig
 
@@ -26,6 +28,13 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProbeCapture]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerThread]:
     with ServerThread(tmp_path_factory.mktemp("nats")) as running:
         yield running
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[ServerCluster]:
+    """Three servers in network namespaces, which can be cut off and parted."""
+    with Claim.take() as claim, ServerCluster(claim, tmp_path) as servers:
+        yield servers
 
 
 @pytest.fixture

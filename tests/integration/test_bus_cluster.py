@@ -7,9 +7,8 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +19,6 @@ from bridge.bus.protocol import Received
 from bridge.bus.streams import LogSettings, is_led
 from bridge.bus.subscription import NatsSubscription
 from bridge.model import Position
-from bridge.rig.claim import Claim
 from bridge.wire.subjects import stream_name
 from tests.bus_kit import (
     CLUSTER,
@@ -38,12 +36,6 @@ READERS = 5  # at a time; the broker puts each on one of the three servers
 KILLS_MAX = 7
 TRIES_MAX = 500
 ALONE_SECONDS = 15.0  # longer than it takes to believe that a log has lost its end
-
-
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[ServerCluster]:
-    with Claim.take() as claim, ServerCluster(claim, tmp_path) as servers:
-        yield servers
 
 
 @asynccontextmanager
