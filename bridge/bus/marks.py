@@ -10,7 +10,8 @@ skips them without a word. So the log's first sequence is asked for now and then
 
 A consumer lives on one server, which may be behind the log's leader: one that came back told for
 four seconds that nothing was pending, while the leader held 300 messages more and called it up to
-date (nats-server 2.15, a log of 500 MB). So only the leader's word says where the end is.
+date (nats-server 2.15, a log of 500 MB), and one that was made there counted 149 messages for ever
+that were none. So only the leader's word says where the end is.
 
 Invariant: a reader that is not ``behind`` has received everything of ours that the leader held when
 it was asked last.

@@ -45,6 +45,8 @@ _VERIFY_SECONDS_MIN = 5.0
 _VERIFY_RATE_MAX = 50.0  # of all readers of a log together, a second
 _PAUSE_SECONDS_MIN = 0.02
 _PAUSE_SECONDS_MAX = 5.0
+# In a row, while something is said to be pending: the leader is asked, the consumer given up.
+_SILENT_TICKS_LOOK, _SILENT_TICKS_DOUBT = 2, 5
 _MISSING_MAX = 7  # failures in a row with "no such stream" before it is believed
 _REPORT_AT = 6
 
@@ -82,7 +84,8 @@ class NatsSubscription:
         self._consumer: OrderedConsumer | None = None
         self._missing = 0
         self._shorter = Shorter()
-        self._received_before = -1  # at the last look at the log's end
+        self._received_before = -1  # at the last tick
+        self._silent = 0
         self._readers = 0  # of this log, all nodes together
         self._opened = False
         self._closed = False
@@ -170,6 +173,7 @@ class NatsSubscription:
             await self._check_newest(link)
             await self._look_ahead(link, end)
             await consumer.open(self._marks.received)
+            self._silent = 0
             self.counters.recreated += self._opened
             self._opened = True
             self._consumer = consumer
@@ -204,7 +208,9 @@ class NatsSubscription:
                 continue
             next_tick = loop.time() + _TICK_SECONDS
             consumer.tick()
-            if loop.time() >= next_check:
+            if self._silence() in (_SILENT_TICKS_LOOK, _SILENT_TICKS_DOUBT) or (
+                loop.time() >= next_check
+            ):
                 await self._verify(link, consumer)
                 next_check = loop.time() + self._pause()
 
@@ -280,14 +286,25 @@ class NatsSubscription:
         self._marks.expect(last, end)
 
     async def _verify(self, link: Link, consumer: OrderedConsumer) -> None:
-        marks = self._marks
-        stuck = marks.behind and marks.received == self._received_before and not len(self._buffer)
-        self._received_before = marks.received
+        """What the server of the consumer sends and counts must be what the leader holds."""
+        marks, received = self._marks, self._marks.received
         state = await self._check_log(link)
-        if stuck and marks.behind:
-            consumer.doubt(f"message {marks.expected} is in the log, and did not come")
-        elif marks.verified < state.last:
+        if marks.verified < state.last:
             await self._look_ahead(link, state.last)
+        if marks.received != received:
+            return
+        if marks.behind and self._silent >= _SILENT_TICKS_DOUBT:
+            consumer.doubt(f"message {marks.expected} is in the log, and does not come")
+        elif not marks.behind and consumer.pending:
+            consumer.doubt(f"its server counts {consumer.pending} messages that are not there")
+
+    def _silence(self) -> int:
+        """Ticks in which something was to come, there was room for it, and nothing came."""
+        received = self._marks.received
+        waits = self.pending > 0 and not len(self._buffer)
+        self._silent = self._silent + 1 if waits and received == self._received_before else 0
+        self._received_before = received
+        return self._silent
 
     async def _place(self, link: Link, which: dict[str, object]) -> int:
         """Where the log's leader has a message; 0: there is none such."""

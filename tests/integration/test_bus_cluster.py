@@ -48,6 +48,7 @@ async def connected(servers: Sequence[Server]) -> AsyncIterator[NatsBus]:
         await bus.close()
 
 
+@pytest.mark.timeout(300)
 async def test_the_end_of_the_log_is_what_its_leader_says(cluster: ServerCluster) -> None:
     """A server that was killed comes back. For a while consumers are made there, which have nothing
     pending and send nothing, though the log goes on behind what they were asked for.
