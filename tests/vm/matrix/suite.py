@@ -175,6 +175,7 @@ def run_step(bench: Bench, watcher: Watcher, target: KernelMap, place: Place, ba
     """Write, and compare what is reported."""
     kind, writer, step = place.kind, place.writer, place.step
     watcher.take(0, 0)
+    lost = watcher.lost()
     try:
         bench.writers.act(kind, target, writer, step, base)
     except MissingError:
@@ -188,6 +189,9 @@ def run_step(bench: Bench, watcher: Watcher, target: KernelMap, place: Place, ba
     if step.action is Action.EVICT:
         return judge_evictions(place, found, target.count(), blind)
     wrong = differing(kind, found, expected)
+    if blind is None and wrong and watcher.lost() > lost:
+        # A softirq that interrupts map work is not seen by kprobes: counted, and to be found.
+        wrong = differing(kind, [*found, *(watcher.repair() or [])], expected)
     if blind is None:
         state = State.FAILED if wrong else State.COMPLETE
         return cell(place, state, expected=len(expected), seen=len(found), reason=wrong)

@@ -33,6 +33,9 @@ class Watcher(Protocol):
     def repair(self) -> list[Change] | None:
         """What a comparison with the fold finds; ``None`` where it says nothing."""
 
+    def lost(self) -> int:
+        """Changes that are counted as lost so far."""
+
     def close(self) -> None: ...
 
 
@@ -86,6 +89,9 @@ class Probed:
             found += self._fold.add(self._source.drain())
         return found
 
+    def lost(self) -> int:
+        return self._source.losses().total
+
     def close(self) -> None:
         self._source.close()
 
@@ -102,6 +108,9 @@ class Swept:
 
     def repair(self) -> list[Change] | None:
         return None
+
+    def lost(self) -> int:
+        return self._source.losses().total
 
     def close(self) -> None:
         self._source.close()
