@@ -60,8 +60,7 @@ class Marks:
         gap = None
         if first > self.verified + 1:
             gap = Gap(self.verified + 1, first - 1)
-            self.verified = max(self.received, first - 1)
-            self.received = max(self.received, first - 1)
+            self.verified = self.received = max(self.received, first - 1)
         else:
             self.verified = max(self.verified, self.received)
             if not self.behind:

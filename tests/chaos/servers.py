@@ -18,6 +18,7 @@ import subprocess
 import time
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from bridge.bus.server_binary import find_server
 from bridge.rig import tools
@@ -103,6 +104,15 @@ class Server:
             return {}
         return answer if isinstance(answer, dict) else {}
 
+    def stream(self, name: str) -> dict[str, Any]:
+        """What the server itself says of a stream; empty while it says nothing."""
+        details = self.monitor("/jsz?streams=true").get("account_details")
+        for account in details if isinstance(details, list) else []:
+            for found in account.get("stream_detail", []):
+                if found.get("name") == name:
+                    return dict(found)
+        return {}
+
     def healthy(self) -> bool:
         return self.monitor("/healthz").get("status") == "ok"
 
@@ -150,12 +160,9 @@ class ServerCluster:
     def leader(self, stream: str) -> Server | None:
         """The server that leads the stream; ``None`` while there is none."""
         for server in self.servers:
-            details = server.monitor("/jsz?streams=true").get("account_details")
-            for account in details if isinstance(details, list) else []:
-                for found in account.get("stream_detail", []):
-                    name = found.get("cluster", {}).get("leader")
-                    if found.get("name") == stream and name:
-                        return next(s for s in self.servers if s.name == name)
+            name = server.stream(stream).get("cluster", {}).get("leader")
+            if name:
+                return next(s for s in self.servers if s.name == name)
         return None
 
     def part(self, *, apart: bool) -> None:

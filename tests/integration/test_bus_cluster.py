@@ -116,12 +116,8 @@ async def place_of(bus: NatsBus, subscription: NatsSubscription) -> str:
 
 def stored(server: Server) -> int:
     """The last message that a server has itself."""
-    details = server.monitor("/jsz?streams=true").get("account_details")
-    for account in details if isinstance(details, list) else []:
-        for stream in account.get("stream_detail", []):
-            if stream["name"] == stream_name(CLUSTER):
-                return int(stream["state"]["last_seq"])
-    return 0
+    found = server.stream(stream_name(CLUSTER))
+    return int(found["state"]["last_seq"]) if found else 0
 
 
 async def test_a_server_without_the_others_does_not_say_what_the_log_has_lost(

@@ -202,7 +202,7 @@ RULES: dict[str, Mutation] = {
     ),
     "8 applied position": Mutation(
         "the position that is saved is that of finished writes",
-        ((Node, "position", lambda self: self.marks.received),),
+        ((Node, "position", lambda self: self.read),),
         where=lambda profile: profile.crashes and profile.saves,
     ),
     "7 stored before the position": Mutation(
@@ -227,7 +227,7 @@ RULES: dict[str, Mutation] = {
     ),
     "9 written": Mutation(
         "a snapshot's position is that of finished writes",
-        ((Taker, "position", lambda self: self.node.marks.received),),
+        ((Taker, "position", lambda self: self.node.read),),
         where=_snapshots,
     ),
     "9 captured": Mutation(
